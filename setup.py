@@ -1,0 +1,35 @@
+"""Install ``pointcept`` and the kernels in ``libs/pointops`` with it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "pointcept" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="pointcept",
+    version=VERSION,
+    description="Train large LiDAR segmentation networks and distil them into small, fast ones",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.13",
+    packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
+    package_dir={"pointops": "libs/pointops/pointops"},
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.24",
+        "addict>=2.4",
+        "yapf>=0.40",
+        "tensorboardX>=2.6",
+        "tqdm>=4.64",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+    },
+)
