@@ -1,0 +1,1 @@
+"""Registries, configs, devices, ranks, logging: everything that knows no model."""

@@ -1,0 +1,126 @@
+"""Checking a config against the constructors that it names, before anything is built."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pointcept.utils.config_schema import REQUIRED, SCHEMA
+from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.registry import Registry, registries
+
+# What the engine adds when it builds these; a class may add its own in ``supplied_by_engine``.
+SUPPLIED = {
+    "optimizer": ("params",),
+    "scheduler": ("optimizer", "total_steps"),
+    "train": ("cfg",),
+    "test": ("cfg",),
+}
+
+
+def validate_config(cfg: Mapping[str, Any]) -> None:
+    """Check every ``dict(type=...)`` of the tree against the registered class or function.
+
+    Import everything that registers something first. A type is looked up in all registries;
+    arguments have to exist and to fit simple annotations (numbers, strings, bools, sequences of
+    them), and required arguments have to be there, except those that the engine supplies.
+
+    Args:
+        cfg: a resolved config.
+
+    Raises:
+        ConfigError: a required key that is missing, an unknown type, an unknown, missing or
+            mistyped argument; the message names the file and the place, such as ``model.backbone``.
+    """
+    source = getattr(cfg, "_source", "")
+    prefix = f"{source}: " if source else ""
+    for key, field in SCHEMA.items():
+        if field.default is REQUIRED and key not in cfg:
+            raise ConfigError(f"{prefix}the config gives no {key!r}: {field.meaning}")
+    for path, node in _typed_dicts(cfg, ""):
+        _check_entry(node, path, prefix + path)
+
+
+def _typed_dicts(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every dict with a string under ``type``, with its place, outermost first."""
+    if isinstance(node, Mapping):
+        if path and isinstance(node.get("type"), str):
+            yield path, node
+        for key, value in node.items():
+            yield from _typed_dicts(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _typed_dicts(value, f"{path}.{i}")
+
+
+def _check_entry(node: Mapping[str, Any], path: str, where: str) -> None:
+    name = node["type"]
+    candidates = [registry for registry in registries().values() if name in registry]
+    if not candidates:
+        known = sorted({entry for registry in registries().values() for entry in registry.names()})
+        raise ConfigError(f"{where}: unknown type {name!r} in every registry: {did_you_mean(name, known)}")
+    errors = []
+    for registry in candidates:
+        try:
+            return _check_against(registry, node, path, where)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where: str) -> None:
+    entry = registry.get(node["type"])
+    supplied = (*SUPPLIED.get(path, ()), *getattr(entry, "supplied_by_engine", ()))
+    registry.check(node, where=where, supplied=supplied)
+    hints = _annotations(entry)
+    for key, value in node.items():
+        if key in hints and key != "type" and not fits(value, hints[key]):
+            hint = hints[key]
+            words = hint.__name__ if isinstance(hint, type) else str(hint)
+            raise ConfigError(f"{where}.{key}: got {value!r} ({type(value).__name__}), allowed: {words}")
+
+
+def _annotations(entry: Callable[..., Any]) -> dict[str, Any]:
+    """Resolved annotations of the arguments; none where they name something not importable here."""
+    function = entry.__init__ if inspect.isclass(entry) else entry
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a config value may be passed where ``hint`` is annotated.
+
+    Only what a config can express is judged; every other annotation accepts everything. Lists
+    and tuples stand for each other, an int for a float.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, (int,) if hint is int else (int, float)) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    kind = origin or hint
+    if kind in (list, tuple, collections.abc.Sequence):
+        return isinstance(value, (list, tuple)) and _items_fit(value, kind, args)
+    if kind in (dict, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _items_fit(value: list[Any] | tuple[Any, ...], kind: Any, args: tuple[Any, ...]) -> bool:
+    if not args:
+        return True
+    if kind is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        return len(value) == len(args) and all(map(fits, value, args))
+    return all(fits(item, args[0]) for item in value)

@@ -1,0 +1,172 @@
+"""The device: the one place outside ``ops`` that knows about CUDA.
+
+``POINTCEPT_DEVICE=cpu`` or ``=cuda`` overrides the choice.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from pointcept.utils.errors import ConfigError, did_you_mean
+
+VARIABLE = "POINTCEPT_DEVICE"
+AMP_DTYPES = {
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
+
+
+def device_override() -> str | None:
+    """What ``POINTCEPT_DEVICE`` asks for: ``"cpu"``, ``"cuda"`` or nothing.
+
+    Raises:
+        ConfigError: another value, or ``cuda`` where there is none.
+    """
+    asked = os.environ.get(VARIABLE, "").strip().lower()
+    if asked not in ("", "cpu", "cuda"):
+        raise ConfigError(f"{VARIABLE}={asked}: {did_you_mean(asked, ['cpu', 'cuda'])}")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{VARIABLE}=cuda, but torch {torch.__version__} finds no CUDA device")
+    return asked or None
+
+
+def device_count() -> int:
+    """The number of usable GPUs; 0 when the run is on the CPU."""
+    return 0 if device_override() == "cpu" else torch.cuda.device_count()
+
+
+def get_device() -> torch.device:
+    """The device of this process: its current GPU where there is one, otherwise the CPU."""
+    if device_count() > 0:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def set_local_device(local_rank: int) -> torch.device:
+    """Give this process the GPU number ``local_rank`` of its machine (nothing to do on the CPU)."""
+    if device_count() > 0:
+        torch.cuda.set_device(local_rank)
+    return get_device()
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Move every tensor inside dicts, lists and tuples to ``device``, without waiting for the copy."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(move(item, device) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(move(item, device) for item in value)
+    return value
+
+
+def synchronize() -> None:
+    """Wait until the device has done everything it was asked for."""
+    if device_count() > 0:
+        torch.cuda.synchronize()
+
+
+def empty_cache() -> None:
+    """Return cached, unused GPU memory to the driver."""
+    if device_count() > 0:
+        torch.cuda.empty_cache()
+
+
+def peak_memory() -> int:
+    """The most GPU memory that tensors took since :func:`reset_peak_memory`, in bytes; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated() if device_count() > 0 else 0
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement of :func:`peak_memory`."""
+    if device_count() > 0:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_facts() -> dict[str, Any]:
+    """What hardware and libraries the device side consists of, for the record of a run."""
+    facts: dict[str, Any] = {"device": str(get_device()), "cuda": torch.version.cuda}
+    if device_count() > 0:
+        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["gpus"] = [
+            {"name": p.name, "memory_gib": round(p.total_memory / 2**30, 1), "capability": f"{p.major}.{p.minor}"}
+            for p in (torch.cuda.get_device_properties(i) for i in range(device_count()))
+        ]
+    return facts
+
+
+def amp_dtype(name: str | torch.dtype) -> torch.dtype:
+    """Turn the config's ``amp_dtype`` into a torch dtype.
+
+    Raises:
+        ConfigError: neither half-precision type.
+    """
+    if isinstance(name, torch.dtype) and name in AMP_DTYPES.values():
+        return name
+    if name not in AMP_DTYPES:
+        raise ConfigError(f"amp_dtype={name!r}: {did_you_mean(str(name), AMP_DTYPES)}")
+    return AMP_DTYPES[str(name)]
+
+
+def autocast(enabled: bool, dtype: torch.dtype = torch.bfloat16) -> AbstractContextManager[Any]:
+    """Mixed precision for the code inside ``with``; does nothing when not ``enabled``."""
+    return torch.autocast(get_device().type, dtype=dtype) if enabled else nullcontext()
+
+
+def make_grad_scaler(enabled: bool, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """The gradient scaler of a run: active for float16 on a GPU only (bfloat16 needs none)."""
+    active = enabled and dtype is torch.float16 and device_count() > 0
+    return torch.amp.GradScaler("cuda" if device_count() > 0 else "cpu", enabled=active)
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, numpy and torch on every device.
+
+    Args:
+        seed: any integer; numpy takes it modulo 2**32.
+        deterministic: also ask cuDNN and torch for repeatable algorithms (slower).
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator of this process, made of types that
+    ``torch.load(weights_only=True)`` accepts."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    state: dict[str, Any] = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(name), torch.from_numpy(np.array(keys, dtype=np.int64)), int(position), int(has_gauss), cached],
+        "torch": torch.get_rng_state(),
+    }
+    if device_count() > 0:
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_state` returned; a missing GPU state is left as it is."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if device_count() > 0 and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,43 @@
+"""Scalars over time, written for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pointcept.utils import comm
+
+
+class ScalarWriter:
+    """Writes scalars to TensorBoard event files; ranks other than 0 write nothing.
+
+    Args:
+        folder: where the event files go. Nothing is created before the first scalar.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._writer: Any = None
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Write one value.
+
+        Args:
+            name: the curve, such as ``train/loss``.
+            value: the number.
+            step: position on the horizontal axis.
+        """
+        if not comm.is_main_process():
+            return
+        if self._writer is None:
+            # Imported here: it costs a second, and nobody else needs it.
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder))
+        self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the files; more scalars would open new ones."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,113 @@
+"""Registries: the tables that turn ``dict(type="PT-v3m1", ...)`` of a config into an object."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pointcept.utils.errors import ConfigError, did_you_mean
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+_ALL: dict[str, "Registry"] = {}
+
+
+class Registry:
+    """A named table of classes (or factory functions) that configs refer to by ``type``.
+
+    Args:
+        name: what the table holds, in the plural ("models"); it appears in every message.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._entries: dict[str, Callable[..., Any]] = {}
+        _ALL[name] = self
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __repr__(self) -> str:
+        return f"Registry({self.name!r}, {sorted(self._entries)})"
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        return sorted(self._entries)
+
+    def register_module(self, name: str | None = None) -> Callable[[T], T]:
+        """Return a decorator that registers a class under ``name`` (its own name by default).
+
+        Raises:
+            ValueError: the name is taken by another class.
+        """
+
+        def decorate(entry: T) -> T:
+            key = name or entry.__name__
+            if self._entries.get(key, entry) is not entry:
+                raise ValueError(f"{key!r} is registered twice in the registry of {self.name}")
+            self._entries[key] = entry
+            return entry
+
+        return decorate
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Look a name up.
+
+        Raises:
+            ConfigError: nothing of this name is registered; the message names the nearest one.
+        """
+        if name not in self._entries:
+            raise ConfigError(f"unknown type {name!r} in the registry of {self.name}: {did_you_mean(name, self.names())}")
+        return self._entries[name]
+
+    def check(self, cfg: Mapping[str, Any], where: str, supplied: tuple[str, ...] = ()) -> None:
+        """Check that ``cfg`` names a registered type and only arguments that it takes.
+
+        Args:
+            cfg: ``{"type": ..., **arguments}``.
+            where: where ``cfg`` stands, for messages: ``model.backbone`` or a file name.
+            supplied: arguments that the caller adds itself when it builds.
+
+        Raises:
+            ConfigError: no ``type``, an unknown type, an unknown argument or a missing one.
+        """
+        if not isinstance(cfg, Mapping) or "type" not in cfg:
+            raise ConfigError(f"{where}: expected a dict with the key 'type' (registry of {self.name}), got {cfg!r}")
+        try:
+            entry = self.get(cfg["type"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        parameters = inspect.signature(entry).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for key in cfg:
+            if key != "type" and key not in parameters:
+                valid = [p for p in parameters if p not in supplied]
+                raise ConfigError(f"{where}: {cfg['type']} takes no {key!r}: {did_you_mean(key, valid)}")
+        missing = [
+            key
+            for key, p in parameters.items()
+            if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and key not in cfg and key not in supplied
+        ]
+        if missing:
+            raise ConfigError(f"{where}: {cfg['type']} needs {', '.join(missing)}, which the config does not give")
+
+    def build(self, cfg: Mapping[str, Any], **supplied: Any) -> Any:
+        """Build the object that ``cfg`` describes.
+
+        Args:
+            cfg: ``{"type": ..., **arguments}``; it is not changed.
+            **supplied: arguments that the caller adds; ``cfg`` wins where both give one.
+
+        Raises:
+            ConfigError: see :meth:`check`.
+        """
+        self.check(cfg, where=f"registry of {self.name}", supplied=tuple(supplied))
+        arguments = {**supplied, **{k: v for k, v in cfg.items() if k != "type"}}
+        return self.get(cfg["type"])(**arguments)
+
+
+def registries() -> dict[str, Registry]:
+    """Every registry that has been created, by name."""
+    return dict(_ALL)
