@@ -1,0 +1,270 @@
+"""The base of all data sets: training samples, test-time fragments, reproducible randomness.
+
+A new data set is one class: ``names``, ``SPLITS``, ``get_data_list``, ``get_data`` and ``get_data_name``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from pointcept.utils.errors import ConfigError, DataError, did_you_mean
+
+from .transform import Compose, add_point_keys, build_transform
+from .transform.points import Sample, coord_of
+
+logger = logging.getLogger(__name__)
+
+
+class Draw(NamedTuple):
+    """What a sampler yields for a reproducible sample: the sample is a function of these two alone."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    seed: int
+
+
+def seed_all(seed: int) -> None:
+    """Seed ``np.random``, ``random`` and torch's CPU generator of this process."""
+    np.random.seed(seed % (1 << 32))
+    random.seed(seed)
+    # Not torch.manual_seed: that reaches for every accelerator too, in each worker and for each sample.
+    torch.default_generator.manual_seed(seed)
+
+
+class TestConfig:
+    """The transforms of ``test_cfg``, built.
+
+    Args:
+        voxelize: transform that gives the fragments of a scan (GridSample with mode="test"); None: the whole scan.
+        crop: transform that gives the crops of a fragment (SphereCrop with mode="all"); None: no crops.
+        post_transform: chain applied to every fragment, with ToTensor and Collect.
+        aug_transform: one chain per test-time view; a view is the whole scan under that chain.
+
+    Raises:
+        ConfigError: a key is unknown or an entry is wrong.
+    """
+
+    __test__ = False  # the name is not meant for pytest
+    KEYS = ("voxelize", "crop", "post_transform", "aug_transform")
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        for key in cfg:
+            if key not in self.KEYS:
+                raise ConfigError(f"test_cfg takes no {key!r}: {did_you_mean(key, self.KEYS)}")
+        self.voxelize = self._several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
+        self.crop = self._several(cfg.get("crop"), "crop", "SphereCrop", "all")
+        self.post_transform = Compose(cfg.get("post_transform"), "test_cfg.post_transform")
+        views = cfg.get("aug_transform") or [[]]
+        self.aug_transform = [Compose(view, f"test_cfg.aug_transform[{i}]") for i, view in enumerate(views)]
+
+    @staticmethod
+    def _several(cfg: Mapping[str, Any] | None, key: str, usual: str, mode: str) -> Any:
+        """Build a transform that returns a list of samples."""
+        if cfg is None:
+            return lambda sample: [sample]
+        where = f"test_cfg.{key}"
+        if isinstance(cfg, Mapping) and cfg.get("type") == usual and cfg.get("mode") != mode:
+            raise ConfigError(f"{where} must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}")
+        transform = build_transform(cfg, where)
+
+        def apply(sample: Sample) -> list[Sample]:
+            result = transform(sample)
+            if not isinstance(result, list):
+                raise ConfigError(f"{where} must return a list of samples, as {usual} does with mode={mode!r}")
+            return result
+
+        return apply
+
+
+class BaseDataset(Dataset):
+    """Scans on disk, one sample dict per index.
+
+    Args:
+        split: one name of ``SPLITS`` or a list of them.
+        data_root: folder of the data set.
+        transform: configs of the transforms of a sample; in test mode those before the fragments are made.
+        test_mode: give fragments for inference, see :meth:`prepare_test_data`.
+        test_cfg: dict(voxelize, crop, post_transform, aug_transform), with ``test_mode`` only, see :class:`TestConfig`.
+        loop: how often an epoch goes through the scans.
+        ignore_index: label of points that no class map entry covers, negative.
+        nonfinite: points with NaN or infinite values: "raise" a DataError or "drop" them.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        DataError: files are missing.
+    """
+
+    names: tuple[str, ...] = ()
+    """Class names, in the order of the class indices."""
+
+    SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+    def __init__(
+        self,
+        split: str | Sequence[str] = "train",
+        data_root: str | Path = "data",
+        transform: Sequence[Mapping[str, Any]] | None = None,
+        test_mode: bool = False,
+        test_cfg: Mapping[str, Any] | None = None,
+        loop: int = 1,
+        ignore_index: int = -1,
+        nonfinite: str = "raise",
+    ) -> None:
+        self.split = (split,) if isinstance(split, str) else tuple(split)
+        for name in self.split:
+            if name not in self.SPLITS:
+                raise ConfigError(f"{type(self).__name__} has no split {name!r}: {did_you_mean(name, self.SPLITS)}")
+        if not isinstance(loop, int) or isinstance(loop, bool) or loop < 1 or (test_mode and loop != 1):
+            raise ConfigError(f"loop must be an integer >= 1, and 1 with test_mode=True; got {loop!r}")
+        if not isinstance(ignore_index, int) or ignore_index >= 0:
+            raise ConfigError(f"ignore_index must be a negative integer, no class index; got {ignore_index!r}")
+        if nonfinite not in ("raise", "drop"):
+            raise ConfigError(f"unknown value of nonfinite: {did_you_mean(nonfinite, ('raise', 'drop'))}")
+        if test_mode != (test_cfg is not None):
+            raise ConfigError(f"test_cfg goes with test_mode=True, got test_mode={test_mode} and test_cfg={test_cfg!r}")
+        self.data_root = Path(data_root)
+        self.loop = loop
+        self.ignore_index = ignore_index
+        self.nonfinite = nonfinite
+        self.test_mode = test_mode
+        self.transform = Compose(transform)
+        self.test_cfg = TestConfig(test_cfg) if test_cfg is not None else None
+        self.data_list = self.get_data_list()
+        if not self.data_list:
+            raise DataError(f"{type(self).__name__}: no scans of split {', '.join(self.split)} below {self.data_root}")
+        logger.info(
+            "%s: %d scans x %d, split %s, %s",
+            type(self).__name__,
+            len(self.data_list),
+            loop,
+            "+".join(self.split),
+            self.data_root,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def get_data_list(self) -> list[Any]:
+        """List the scans; their order is the order of the indices.
+
+        Raises:
+            DataError: files or folders are missing.
+        """
+        raise NotImplementedError
+
+    def get_data(self, idx: int) -> Sample:
+        """Read scan ``idx`` in [0, len(data_list)): coord float32 (N, 3) [m], strength float32 (N, 1), name,
+        and, if it is labelled, segment int64 (N,).
+
+        Raises:
+            DataError: a file is missing or malformed.
+        """
+        raise NotImplementedError
+
+    def get_data_name(self, idx: int) -> str:
+        """Name of scan ``idx`` in [0, len(data_list)), unique in the data set."""
+        raise NotImplementedError
+
+    def write_submission(self, folder: str | Path, name: str, pred: Any) -> Path:
+        """Write the prediction of scan ``name`` in the format of the benchmark below ``folder``.
+
+        Args:
+            folder: root of the submission.
+            name: a name that :meth:`get_data_name` gives.
+            pred: classes, integers (N,), one per point that ``get_data`` gives.
+
+        Returns:
+            The file written.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no submission format")
+
+    def prepare_train_data(self, idx: int) -> Sample:
+        """Scan ``idx`` after ``transform``."""
+        return self.transform(self.get_data(idx))
+
+    def prepare_test_data(self, idx: int) -> dict[str, Any]:
+        """Scan ``idx`` as fragments for inference.
+
+        Returns:
+            - ``fragment_list``: samples after ``post_transform``, over all views, fragments and crops. Their
+              ``index`` (M,) says for which of the ``num_points`` points they hold; together they hold every point.
+            - ``name``, and ``num_points``: the points after ``transform``.
+            - ``segment`` int64 (num_points,), if the scan is labelled.
+            - ``inverse`` int64 (N,), if ``transform`` made it (GridSample with return_inverse=True): prediction
+              ``pred[inverse]`` is one for each of the N points of the scan; and ``origin_segment`` int64 (N,), if
+              ``transform`` made it (Copy) and the scan is labelled.
+
+        Raises:
+            ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
+        """
+        assert self.test_cfg is not None
+        sample = self.transform(self.get_data(idx))
+        num_points = len(coord_of(sample))
+        result = {"name": sample.pop("name"), "num_points": num_points}
+        for key in ("segment", "origin_segment", "inverse"):
+            if key in sample:
+                result[key] = sample.pop(key)
+        self._check_inverse(result)
+        # As a per-point entry the index follows every selection, also those of the augmentations.
+        sample["index"] = np.arange(num_points)
+        add_point_keys(sample, ("index",))
+        fragments = []
+        covered = np.zeros(num_points, bool)
+        for view in self.test_cfg.aug_transform:
+            # A copy, because transforms of users may write into the arrays.
+            for fragment in self.test_cfg.voxelize(view(copy.deepcopy(sample))):
+                for crop in self.test_cfg.crop(fragment):
+                    covered[crop["index"]] = True
+                    fragments.append(self.test_cfg.post_transform(crop))
+        if not covered.all():
+            raise ConfigError(
+                f"test-time transforms leave {num_points - covered.sum()} of {num_points} points of {result['name']}"
+                " without a prediction: test_cfg.voxelize needs mode='test', and one entry of aug_transform"
+                " must keep all points"
+            )
+        return {"fragment_list": fragments, **result}
+
+    @staticmethod
+    def _check_inverse(result: Mapping[str, Any]) -> None:
+        """Check that ``inverse`` leads from ``origin_segment`` to the points of the fragments."""
+        inverse, origin, n = result.get("inverse"), result.get("origin_segment"), result["num_points"]
+        if origin is not None and inverse is None and len(origin) != n:
+            raise ConfigError(
+                f"origin_segment has {len(origin)} points and the transformed scan {n}: GridSample needs"
+                " return_inverse=True to lead predictions back"
+            )
+        if inverse is None:
+            return
+        if inverse.max() >= n or (origin is not None and len(inverse) != len(origin)):
+            raise ConfigError(
+                f"inverse has {len(inverse)} points and leads to {inverse.max() + 1}, the transformed scan has {n}"
+                + (f" and origin_segment {len(origin)}" if origin is not None else "")
+                + ": no transform but one GridSample may change the number of points in test mode"
+            )
+
+    def __getitem__(self, item: int | Draw) -> dict[str, Any]:
+        """Sample ``item``; with a :class:`Draw` the random generators of this process are seeded first.
+
+        Raises:
+            IndexError: the index is outside [0, len(self)).
+        """
+        if isinstance(item, Draw):
+            seed_all(item.seed)
+            item = item.index
+        if not 0 <= item < len(self):
+            raise IndexError(f"index {item} is outside 0..{len(self) - 1}")
+        idx = int(item) % len(self.data_list)
+        return self.prepare_test_data(idx) if self.test_mode else self.prepare_train_data(idx)
+
+    def __len__(self) -> int:
+        return len(self.data_list) * self.loop

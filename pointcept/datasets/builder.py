@@ -1,0 +1,27 @@
+"""The registries of data sets and transforms, and the function that builds a data set from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pointcept.utils.registry import Registry
+
+if TYPE_CHECKING:
+    from pointcept.datasets.base import BaseDataset
+
+DATASETS = Registry("datasets")
+TRANSFORMS = Registry("transforms")
+
+
+def build_dataset(cfg: Mapping[str, Any]) -> BaseDataset:
+    """Build the data set that ``cfg`` describes.
+
+    Args:
+        cfg: ``dict(type="SemanticKITTIDataset", split="train", data_root=..., transform=[...], ...)``.
+
+    Raises:
+        ConfigError: an unknown type, an unknown argument or a missing one.
+        DataError: the files are not where they should be.
+    """
+    return DATASETS.build(cfg)

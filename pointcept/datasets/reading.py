@@ -1,0 +1,113 @@
+"""Read the binary files of data sets; every fault is a ``DataError`` that names the file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from pointcept.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = np.iinfo(np.int64).min
+"""Entry of a label table for a raw id that the class map does not know."""
+
+
+def require_folder(path: Path, layout: str) -> Path:
+    """Return ``path`` if it is a folder.
+
+    Args:
+        path: the folder.
+        layout: the layout that the data set expects, for the message.
+
+    Raises:
+        DataError: there is no such folder; the message names the nearest existing parent.
+    """
+    if path.is_dir():
+        return path
+    parent = next((p for p in path.absolute().parents if p.is_dir()), None)
+    raise DataError(f"no folder {path} (the path exists as far as {parent}). Expected layout: {layout}")
+
+
+def read_binary(path: Path, dtype: type[np.generic], columns: int = 1) -> np.ndarray:
+    """Read a headerless binary file.
+
+    Args:
+        path: the file.
+        dtype: type of its numbers.
+        columns: numbers per point.
+
+    Returns:
+        array (N, columns), or (N,) for one column; N >= 1.
+
+    Raises:
+        DataError: the file is missing or empty, or its size is no multiple of one point.
+    """
+    try:
+        size = path.stat().st_size
+        data = np.fromfile(path, dtype=dtype)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    point = np.dtype(dtype).itemsize * columns
+    if size == 0:
+        raise DataError(f"{path} is empty, expected {point} bytes per point")
+    if size % point:
+        raise DataError(
+            f"{path} has {size} bytes, which is no multiple of {point}"
+            f" ({columns} x {np.dtype(dtype).name} per point): truncated or another format?"
+        )
+    return data.reshape(-1, columns) if columns > 1 else data
+
+
+def finite_rows(points: np.ndarray, path: Path, nonfinite: str) -> np.ndarray | None:
+    """Find the points of which every number is finite.
+
+    Args:
+        points: float (N, C).
+        path: the file, for messages.
+        nonfinite: what to do if there are others: "raise" or "drop".
+
+    Returns:
+        None if all are finite, else a bool (N,) mask.
+
+    Raises:
+        DataError: some are not finite and ``nonfinite`` is "raise", or none is finite.
+    """
+    finite = np.isfinite(points)
+    if finite.all():
+        return None
+    mask = finite.all(axis=1)
+    bad = f"{len(mask) - mask.sum()} of {len(mask)} points of {path} have NaN or infinite values"
+    if nonfinite == "raise":
+        raise DataError(f'{bad}. Set nonfinite="drop" in the data set\'s config to leave such points out')
+    if not mask.any():
+        raise DataError(f"{bad}: no point is left")
+    logger.debug("%s: left out", bad)
+    return mask
+
+
+def map_labels(raw: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
+    """Map raw ids to classes.
+
+    Args:
+        raw: unsigned integers (N,), each below ``len(table)``.
+        table: int64 (R,): class of every raw id, ``UNKNOWN`` where the class map has none.
+        path: the label file, for messages.
+
+    Returns:
+        int64 (N,).
+
+    Raises:
+        DataError: raw ids that the class map does not know; the message names them and their counts.
+    """
+    segment = table[raw]
+    unknown = segment == UNKNOWN
+    if unknown.any():
+        ids, counts = np.unique(raw[unknown], return_counts=True)
+        listed = ", ".join(f"{i} ({c} points)" for i, c in zip(ids.tolist()[:8], counts.tolist()[:8], strict=True))
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        known = np.flatnonzero(table != UNKNOWN).tolist()
+        raise DataError(f"{path}: unknown raw label {listed}{more}. Known: {', '.join(map(str, known))}")
+    return segment

@@ -1,0 +1,43 @@
+"""Transforms: callables on the sample dict, registered under the names that Pointcept's configs use."""
+
+from .compose import Compose, build_transform
+from .formatting import Collect, Copy, ToTensor, Update
+from .geometry import (
+    CenterShift,
+    ElasticDistortion,
+    PointClip,
+    RandomFlip,
+    RandomJitter,
+    RandomRotate,
+    RandomRotateTargetAngle,
+    RandomScale,
+    RandomShift,
+)
+from .points import add_point_keys, child_generator, point_keys, select_points
+from .sampling import GridSample, RandomDropout, ShufflePoint, SphereCrop
+
+__all__ = [
+    "CenterShift",
+    "Collect",
+    "Compose",
+    "Copy",
+    "ElasticDistortion",
+    "GridSample",
+    "PointClip",
+    "RandomDropout",
+    "RandomFlip",
+    "RandomJitter",
+    "RandomRotate",
+    "RandomRotateTargetAngle",
+    "RandomScale",
+    "RandomShift",
+    "ShufflePoint",
+    "SphereCrop",
+    "ToTensor",
+    "Update",
+    "add_point_keys",
+    "build_transform",
+    "child_generator",
+    "point_keys",
+    "select_points",
+]

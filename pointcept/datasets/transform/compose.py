@@ -1,0 +1,60 @@
+"""A chain of transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pointcept.datasets.builder import TRANSFORMS
+from pointcept.utils.errors import ConfigError
+
+from .points import Sample
+
+Transform = Callable[[Sample], Any]
+
+
+def build_transform(cfg: Mapping[str, Any] | Transform, where: str) -> Transform:
+    """Build one transform from its config; something callable is returned as it is.
+
+    Raises:
+        ConfigError: see :meth:`pointcept.utils.registry.Registry.check`; the message starts with ``where``.
+    """
+    if callable(cfg):
+        return cfg
+    TRANSFORMS.check(cfg, where)
+    return TRANSFORMS.build(cfg)
+
+
+class Compose:
+    """Apply transforms one after the other.
+
+    Args:
+        cfgs: configs of transforms (or callables on the sample dict); None is the empty chain.
+        where: name of the chain in messages, for instance ``transform`` or ``test_cfg.post_transform``.
+
+    Raises:
+        ConfigError: ``cfgs`` is no list or one of its entries is wrong.
+    """
+
+    def __init__(self, cfgs: Sequence[Mapping[str, Any] | Transform] | None = None, where: str = "transform") -> None:
+        if cfgs is not None and (isinstance(cfgs, (str, Mapping)) or not isinstance(cfgs, Sequence)):
+            raise ConfigError(f"{where} must be a list of transforms, got {type(cfgs).__name__}")
+        self.where = where
+        self.transforms = [build_transform(cfg, f"{where}[{i}]") for i, cfg in enumerate(cfgs or ())]
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return the transformed sample.
+
+        Raises:
+            ConfigError: a transform returned something else than one sample dict.
+        """
+        for i, transform in enumerate(self.transforms):
+            result = transform(sample)
+            if not isinstance(result, dict):
+                raise ConfigError(
+                    f"{self.where}[{i}] ({type(transform).__name__}) returned a {type(result).__name__},"
+                    " not one sample; transforms that give several (GridSample with mode='test',"
+                    " SphereCrop with mode='all') belong in test_cfg.voxelize and test_cfg.crop"
+                )
+            sample = result
+        return sample

@@ -1,0 +1,280 @@
+"""What every data set does: draws, loops, fragments for inference, wrong arguments."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pointcept.datasets import DATASETS, BaseDataset, Draw, build_dataset, collate_fn, point_collate_fn
+from pointcept.utils.errors import ConfigError, DataError
+
+TRAIN = [
+    {"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 0.5},
+    {"type": "RandomRotate", "angle": [-1, 1], "center": [0, 0, 0], "p": 0.5},
+    {"type": "RandomJitter"},
+    {"type": "GridSample", "grid_size": 0.5, "return_grid_coord": True},
+    {"type": "ShufflePoint"},
+    {"type": "ToTensor"},
+    {"type": "Collect", "keys": ("coord", "grid_coord", "segment"), "feat_keys": ("coord", "strength")},
+]
+POST = [
+    {"type": "ToTensor"},
+    {"type": "Collect", "keys": ("coord", "grid_coord", "index"), "feat_keys": ("coord", "strength")},
+]
+VOXELIZE = {"type": "GridSample", "grid_size": 1.0, "mode": "test", "return_grid_coord": True}
+VIEWS = [
+    [{"type": "RandomScale", "scale": [1, 1]}],
+    [{"type": "RandomScale", "scale": [0.9, 0.9]}, {"type": "RandomFlip", "p": 1}],
+]
+
+
+class Cloud(BaseDataset):
+    """Random clouds of 100, 200, ... points; no files."""
+
+    names = ("a", "b", "c")
+    scans = 3
+    labelled = True
+
+    def get_data_list(self):
+        return list(range(self.scans))
+
+    def get_data_name(self, idx):
+        return f"cloud{idx}"
+
+    def get_data(self, idx):
+        rng = np.random.default_rng(idx)
+        n = 100 * (idx + 1)
+        sample = {
+            "coord": rng.uniform(-3, 3, (n, 3)).astype(np.float32),
+            "strength": np.arange(n, dtype=np.float32)[:, None],
+            "name": self.get_data_name(idx),
+        }
+        if self.labelled:
+            sample["segment"] = rng.integers(-1, 3, n)
+        return sample
+
+
+class UnlabelledCloud(Cloud):
+    labelled = False
+
+
+def test_cfg(**changes):
+    cfg = {"voxelize": VOXELIZE, "crop": None, "post_transform": POST, "aug_transform": VIEWS}
+    return {**cfg, **changes}
+
+
+test_cfg.__test__ = False
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a
+    )
+
+
+def test_a_sample_is_a_function_of_its_draw():
+    dataset = Cloud(transform=TRAIN)
+    first = dataset[Draw(1, 42)]
+    dataset[Draw(0, 7)], random.random(), np.random.random(), torch.rand(1)
+    assert equal(first, dataset[Draw(1, 42)])
+    assert not equal(first, dataset[Draw(1, 43)])
+    big = dataset[Draw(1, 2**40 + 1)]
+    assert equal(big, dataset[Draw(1, 2**40 + 1)])
+
+
+def test_draws_do_not_depend_on_workers():
+    dataset = Cloud(transform=TRAIN, loop=2)
+    draws = [[Draw(i % 5, 100 + i), Draw(i % 5 + 1, 200 + i)] for i in range(12)]
+
+    def mix(batch):
+        return point_collate_fn(batch, mix_prob=0.5)
+
+    batches = [
+        list(torch.utils.data.DataLoader(dataset, batch_sampler=draws, num_workers=workers, collate_fn=mix))
+        for workers in (0, 2)
+    ]
+    assert all(equal(a, b) for a, b in zip(*batches, strict=True))
+    assert {len(b["offset"]) for b in batches[0]} == {1, 2}, "some batches mixed, some not"
+
+
+def test_a_draw_seeds_every_generator():
+    def take(sample):
+        return {**sample, "draws": (random.random(), np.random.random(), torch.rand(1).item())}
+
+    dataset = Cloud(transform=[take])
+    a, b, c = (dataset[Draw(0, seed)]["draws"] for seed in (1, 1, 2))
+    assert a == b
+    assert all(x != y for x, y in zip(a, c, strict=True))
+
+
+def test_plain_indices_leave_the_global_state_alone():
+    dataset = Cloud(transform=[])
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    dataset[0], dataset[np.int64(1)]
+    assert random.getstate() == states[0]
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_length_loop_and_range():
+    dataset = Cloud(loop=4)
+    assert len(dataset) == 12
+    assert dataset[11]["name"] == "cloud2"
+    assert dataset.num_classes == 3
+    assert sum(1 for _ in dataset) == 12
+    for index in (12, -1):
+        with pytest.raises(IndexError, match=r"outside 0\.\.11"):
+            dataset[index]
+
+
+def test_fragments_cover_every_point():
+    result = Cloud(test_mode=True, test_cfg=test_cfg())[1]
+    assert result["name"] == "cloud1"
+    assert result["num_points"] == 200
+    assert len(result["segment"]) == 200
+    assert "inverse" not in result
+    assert "origin_segment" not in result
+    scan = Cloud().get_data(1)
+    np.testing.assert_array_equal(result["segment"], scan["segment"])
+    counts = {1.0: np.zeros(200, int), 0.9: np.zeros(200, int)}
+    for fragment in result["fragment_list"]:
+        index = fragment["index"].numpy()
+        np.testing.assert_array_equal(fragment["feat"][:, 3], index)
+        scale = 0.9 if fragment["coord"][0, 0] * scan["coord"][index[0], 0] < 0 else 1.0
+        sign = np.array([-1, -1, 1]) if scale == 0.9 else 1
+        np.testing.assert_allclose(fragment["coord"], scan["coord"][index] * scale * sign, atol=1e-6)
+        counts[scale][index] += 1
+        assert len(torch.unique(fragment["grid_coord"], dim=0)) == len(index)
+    assert all(c.min() >= 1 for c in counts.values()), "both views hold every point"
+
+
+def test_fragments_of_a_subsampled_scan_lead_back():
+    transform = [
+        {"type": "Copy", "keys_dict": {"segment": "origin_segment"}},
+        {"type": "GridSample", "grid_size": 1.0, "mode": "train", "return_inverse": True},
+    ]
+    dataset = Cloud(transform=transform, test_mode=True, test_cfg=test_cfg())
+    result = dataset[Draw(2, 0)]
+    assert result["num_points"] == len(result["segment"]) < 300 == len(result["origin_segment"])
+    covered = np.zeros(result["num_points"], bool)
+    for fragment in result["fragment_list"]:
+        covered[fragment["index"]] = True
+    assert covered.all()
+    voxel = np.floor(dataset.get_data(2)["coord"] / np.float64(1.0))
+    same = (voxel[:, None] == voxel[None]).all(-1)
+    np.testing.assert_array_equal(result["inverse"][:, None] == result["inverse"][None], same)
+    unlabelled = UnlabelledCloud(transform=transform, test_mode=True, test_cfg=test_cfg())[2]
+    assert "inverse" in unlabelled
+    assert not {"segment", "origin_segment"} & unlabelled.keys()
+
+
+def test_index_follows_reordering_augmentations_and_crops():
+    cfg = test_cfg(
+        aug_transform=[[{"type": "ShufflePoint"}, {"type": "RandomDropout", "dropout_application_ratio": 1}], []],
+        crop={"type": "SphereCrop", "point_max": 20, "mode": "all"},
+    )
+    result = Cloud(test_mode=True, test_cfg=cfg)[2]
+    assert max(len(f["coord"]) for f in result["fragment_list"]) == 20
+    for fragment in result["fragment_list"]:
+        torch.testing.assert_close(fragment["feat"][:, 3].long(), fragment["index"])
+
+
+def test_without_voxelize_the_scan_is_one_fragment():
+    post = [{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "index")}]
+    result = Cloud(test_mode=True, test_cfg={"voxelize": None, "post_transform": post})[0]
+    (fragment,) = result["fragment_list"]
+    assert fragment["index"].tolist() == list(range(100))
+    assert collate_fn([fragment])["offset"].tolist() == [100]
+
+
+def test_inference_that_would_miss_points():
+    cfg = test_cfg(aug_transform=[[{"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 1}]])
+    with pytest.raises(ConfigError, match="leave 20 of 100 points of cloud0 without a prediction"):
+        Cloud(test_mode=True, test_cfg=cfg)[0]
+
+
+def test_origin_without_inverse():
+    copy = {"type": "Copy", "keys_dict": {"segment": "origin_segment"}}
+    grid = {"type": "GridSample", "grid_size": 1.0, "return_inverse": True}
+    with pytest.raises(ConfigError, match="return_inverse=True"):
+        Cloud(transform=[copy, {**grid, "return_inverse": False}], test_mode=True, test_cfg=test_cfg())[0]
+    dropout = {"type": "RandomDropout", "dropout_application_ratio": 1}
+    with pytest.raises(ConfigError, match="no transform but one GridSample"):
+        Cloud(transform=[copy, dropout, grid], test_mode=True, test_cfg=test_cfg())[0]
+    for last in (dropout, {"type": "ShufflePoint"}, grid):
+        with pytest.raises(ConfigError, match="after GridSample with return_inverse=True"):
+            Cloud(transform=[copy, grid, last], test_mode=True, test_cfg=test_cfg())[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "vall"}, "no split 'vall': did you mean 'val'"),
+        ({"loop": 0}, "loop must be an integer >= 1"),
+        ({"loop": 1.5}, "loop must be an integer >= 1"),
+        ({"loop": 2, "test_mode": True, "test_cfg": test_cfg()}, "loop must be"),
+        ({"ignore_index": 2}, "ignore_index must be a negative integer"),
+        ({"nonfinite": "skip"}, "Allowed: drop, raise"),
+        ({"test_mode": True}, "test_cfg goes with test_mode=True"),
+        ({"test_cfg": test_cfg()}, "test_cfg goes with test_mode=True"),
+        ({"test_mode": True, "test_cfg": test_cfg(voxelise=None)}, "did you mean 'voxelize'"),
+        (
+            {"test_mode": True, "test_cfg": test_cfg(voxelize={**VOXELIZE, "mode": "train"})},
+            "GridSample with mode='test'",
+        ),
+        ({"test_mode": True, "test_cfg": test_cfg(crop={"type": "SphereCrop"})}, "SphereCrop with mode='all'"),
+        ({"test_mode": True, "test_cfg": test_cfg(aug_transform=[[{"type": "Scale"}]])}, r"aug_transform\[0\]\[0\]"),
+        ({"transform": [{"type": "Nothing"}]}, r"transform\[0\]"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Cloud(**arguments)
+
+
+def test_crop_must_give_a_list():
+    cfg = test_cfg(crop={"type": "RandomFlip"})
+    with pytest.raises(ConfigError, match=r"test_cfg\.crop must return a list"):
+        Cloud(test_mode=True, test_cfg=cfg)[0]
+
+
+def test_no_scans():
+    class Empty(Cloud):
+        scans = 0
+
+    with pytest.raises(DataError, match="no scans of split train"):
+        Empty()
+
+
+def test_build_dataset():
+    assert "SemanticKITTIDataset" in DATASETS
+    with pytest.raises(ConfigError, match="SemanticKITTIDataset"):
+        build_dataset({"type": "SemanticKittiDataset"})
+    with pytest.raises(ConfigError, match="sequences"):
+        build_dataset({"type": "SemanticKITTIDataset", "sequence": [0]})
+
+
+def test_no_submission_format():
+    with pytest.raises(NotImplementedError, match="Cloud has no submission format"):
+        Cloud().write_submission("x", "y", None)
+
+
+def test_views_do_not_see_each_other():
+    def shift_in_place(sample):
+        sample["coord"] += 100
+        return sample
+
+    result = Cloud(
+        test_mode=True,
+        test_cfg=test_cfg(
+            voxelize=None,
+            post_transform=[{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "index")}],
+            aug_transform=[[shift_in_place]] * 2,
+        ),
+    )[0]
+    expected = torch.from_numpy(Cloud().get_data(0)["coord"]) + 100
+    for fragment in result["fragment_list"]:
+        torch.testing.assert_close(fragment["coord"], expected)

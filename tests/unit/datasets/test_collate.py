@@ -1,0 +1,83 @@
+"""Batches: concatenation, offsets, Mix3D."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pointcept.datasets import collate_fn, point_collate_fn
+from pointcept.utils.errors import DataError
+
+
+def samples(*lengths):
+    return [
+        {
+            "coord": torch.full((n, 3), float(i)),
+            "segment": torch.full((n,), i),
+            "offset": torch.tensor([n]),
+            "name": f"scan{i}",
+        }
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_concatenates():
+    batch = collate_fn(samples(3, 1, 4))
+    assert batch["coord"].shape == (8, 3)
+    assert batch["segment"].tolist() == [0] * 3 + [1] + [2] * 4
+    assert batch["offset"].tolist() == [3, 4, 8]
+    assert batch["offset"].dtype == torch.int64
+    assert batch["name"] == ["scan0", "scan1", "scan2"]
+
+
+def test_generic_keys():
+    data = [
+        {"view_offset": torch.tensor([2, 5]), "pose": {"t": torch.zeros(1, 4)}, "scalar": torch.tensor(1.0), "n": 7}
+    ] * 2
+    batch = collate_fn(data)
+    assert batch["view_offset"].tolist() == [2, 5, 7, 10]
+    assert batch["pose"]["t"].shape == (2, 4)
+    assert batch["scalar"].shape == (2,)
+    assert batch["n"] == [7, 7]
+
+
+def test_makes_the_offset():
+    data = [{"coord": torch.zeros(n, 3)} for n in (2, 3)]
+    assert collate_fn(data)["offset"].tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected", "names"),
+    [
+        ((3, 1, 4, 2), [4, 10], ["scan0+scan1", "scan2+scan3"]),
+        ((3, 1, 4), [4, 8], ["scan0+scan1", "scan2"]),
+        ((3, 1), [4], ["scan0+scan1"]),
+        ((3,), [3], ["scan0"]),
+    ],
+)
+def test_mix3d_merges_pairs(lengths, expected, names):
+    batch = point_collate_fn(samples(*lengths), mix_prob=1.0)
+    assert batch["offset"].tolist() == expected
+    assert batch["name"] == names
+    assert len(batch["coord"]) == sum(lengths)
+
+
+def test_mix3d_probability_and_seed():
+    np.random.seed(0)
+    mixed = [len(point_collate_fn(samples(1, 1), 0.8)["offset"]) == 1 for _ in range(500)]
+    assert 370 < sum(mixed) < 430
+    np.random.seed(0)
+    assert mixed == [len(point_collate_fn(samples(1, 1), 0.8)["offset"]) == 1 for _ in range(500)]
+    assert all(len(point_collate_fn(samples(1, 1), 0.0)["offset"]) == 2 for _ in range(50))
+
+
+def test_errors():
+    with pytest.raises(DataError, match="empty batch"):
+        collate_fn([])
+    a, b = samples(2, 2)
+    del b["segment"]
+    with pytest.raises(DataError, match="different keys: segment"):
+        collate_fn([a, b])
+    with pytest.raises(DataError, match=r"'feat'.*\(2, 4\), \(2, 5\)"):
+        collate_fn([{"feat": torch.zeros(2, 4)}, {"feat": torch.zeros(2, 5)}])
