@@ -1,0 +1,1 @@
+"""Commands that turn the official downloads into what the data set classes read."""

@@ -1,0 +1,1 @@
+"""nuScenes lidarseg: JSON tables to info files."""

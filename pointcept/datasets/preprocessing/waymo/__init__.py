@@ -1,0 +1,1 @@
+"""Waymo Open Dataset: records, range images and the conversion into arrays, without TensorFlow."""
