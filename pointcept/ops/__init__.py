@@ -1,0 +1,1 @@
+"""Sparse convolution, patch attention, serialization, segment reductions and neighbour maps."""

@@ -1,0 +1,167 @@
+"""Attention within patches of points along a space-filling curve (PTv3, arXiv 2312.10035, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass
+class PatchPlan:
+    """How the points of a batch fill patches.
+
+    Scans of more than ``patch_size`` points fill P full patches; each smaller scan is one short patch.
+    Slots are numbered through the full patches, then through the short ones.
+
+    Attributes:
+        rows: (P·K + S·L,) point in each slot; K = patch_size, L = points of the largest short scan.
+        slot: (N,) the slot that gives each point its result.
+        repeated: (R,) slots whose point has its result in another slot (they complete a last patch).
+        full: (P, K).
+        short: (S, L).
+        short_mask: (S, 1, 1, L) bool, True where a point lies; None if all short scans have L points.
+    """
+
+    rows: Tensor
+    slot: Tensor
+    repeated: Tensor
+    full: tuple[int, int]
+    short: tuple[int, int]
+    short_mask: Tensor | None
+
+
+def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list[int], patch_size: int) -> PatchPlan:
+    """Lay the points of a batch into patches along one serialization order.
+
+    Args:
+        permutation: (N,) points in serialized order, scan after scan.
+        inverse: (N,) position of each point in that order.
+        batch: (N,) scan of each point.
+        counts: points of each scan, on the host.
+        patch_size: K.
+
+    Returns:
+        The plan. If r = n mod K is not 0 for a scan of n > K points, its last patch holds the r
+        remaining points and the points at positions r … K−1 of the patch before it.
+    """
+    device, k = permutation.device, patch_size
+    short_length = max((n for n in counts if n <= k), default=0)
+    patches, short, shift, repeated = [], [], [], []
+    begin = slots = 0
+    for n in counts:
+        if n > k:
+            shift.append(slots - begin)
+            patches += [(begin + start, begin + n) for start in range(0, n, k)]
+            if n % k:
+                repeated.append(torch.arange(slots + n, slots + -(-n // k) * k))
+            slots += -(-n // k) * k
+        begin += n
+    begin, long_shift = 0, iter(shift)
+    shifts = []
+    for n in counts:
+        if n > k:
+            shifts.append(next(long_shift))
+        else:
+            shifts.append(len(patches) * k + len(short) * short_length - begin)
+            short.append((begin, n))
+        begin += n
+    rows, mask = [], None
+    if patches:
+        table = torch.tensor(patches, device=device)
+        position = table[:, :1] + torch.arange(k, device=device)
+        position = torch.where(position >= table[:, 1:], position - k, position)
+        rows.append(position.reshape(-1))
+    if short:
+        table = torch.tensor(short, device=device)
+        place = torch.arange(short_length, device=device)
+        inside = place < table[:, 1:]
+        rows.append((table[:, :1] + place.where(inside, 0)).reshape(-1))
+        if any(n != short_length for _, n in short):
+            mask = inside[:, None, None, :]
+    positions = torch.cat(rows)
+    return PatchPlan(
+        rows=permutation[positions],
+        slot=inverse + torch.tensor(shifts, device=device)[batch],
+        repeated=torch.cat(repeated).to(device) if repeated else positions.new_empty(0),
+        full=(len(patches), k),
+        short=(len(short), short_length),
+        short_mask=mask,
+    )
+
+
+class _ToSlots(torch.autograd.Function):
+    """x[rows]; backward reads each point's own slot and adds the few repeated ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, slot, repeated)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        rows, slot, repeated = ctx.saved_tensors
+        total = grad.index_select(0, slot)
+        if len(repeated):
+            total.index_add_(0, rows.index_select(0, repeated), grad.index_select(0, repeated))
+        return total, None, None, None
+
+
+class _FromSlots(torch.autograd.Function):
+    """y[slot]; backward writes each row once, the other slots get zero."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, slot: Tensor) -> Tensor:
+        ctx.save_for_backward(slot)
+        ctx.slots = len(y)
+        return y.index_select(0, slot)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slot,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.slots, grad.shape[1]).index_copy_(0, slot, grad), None
+
+
+def patch_attention(
+    qkv: Tensor,
+    plan: PatchPlan,
+    heads: int,
+    scale: float,
+    dropout: float = 0.0,
+    bias: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """Multi-head softmax attention of every point to the points of its patch.
+
+    Args:
+        qkv: (N, 3·C) query, key and value of each point, each split into ``heads``.
+        plan: how the points fill patches.
+        heads: H.
+        scale: factor of the scores.
+        dropout: probability of dropping an attention weight.
+        bias: added to the scores of the full and of the short patches, (P, H, K, K) and (S, H, L, L).
+
+    Returns:
+        (N, C).
+    """
+    channels = qkv.shape[1] // 3
+    slots = _ToSlots.apply(qkv, plan.rows, plan.slot, plan.repeated)
+    outputs, begin = [], 0
+    for (patches, size), mask, extra in zip((plan.full, plan.short), (None, plan.short_mask), bias, strict=True):
+        if patches == 0:
+            continue
+        part = slots[begin : begin + patches * size]
+        begin += patches * size
+        q, k, v = part.view(patches, size, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+        if extra is not None and mask is not None:
+            mask = extra.masked_fill(~mask, float("-inf"))
+        elif extra is not None:
+            mask = extra
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        outputs.append(out.transpose(1, 2).reshape(patches * size, channels))
+    return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], plan.slot)

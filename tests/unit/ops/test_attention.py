@@ -1,0 +1,81 @@
+"""Patch attention against attention computed scan by scan, patch by patch."""
+
+import pytest
+import torch
+
+from pointcept.ops import api as ops
+
+
+def _plan(counts, patch_size, seed=0, device="cpu"):
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    begin = torch.tensor([0, *counts]).cumsum(0)
+    rows = torch.cat(
+        [torch.randperm(n, generator=generator) + b for n, b in zip(counts, begin.tolist(), strict=False)]
+    )
+    inverse = rows.argsort()
+    plan = ops.patch_plan(rows.to(device), inverse.to(device), batch.to(device), counts, patch_size)
+    return plan, rows, begin.tolist()
+
+
+def _naive(qkv, rows, begin, counts, patch_size, heads, scale):
+    n, channels = qkv.shape[0], qkv.shape[1] // 3
+    out = torch.zeros(n, channels, dtype=qkv.dtype)
+    for start, count in zip(begin, counts, strict=False):
+        order = rows[start : start + count]
+        for first in range(0, count, patch_size):
+            kept = order[first : first + patch_size]
+            members = kept
+            if len(kept) < patch_size < count:
+                members = torch.cat([kept, order[first - patch_size + len(kept) : first]])
+            q, k, v = (t.view(-1, heads, channels // heads) for t in qkv[members].split(channels, 1))
+            weights = (torch.einsum("qhd,khd->hqk", q, k) * scale).softmax(-1)
+            out[kept] = torch.einsum("hqk,khd->qhd", weights, v).reshape(-1, channels)[: len(kept)]
+    return out
+
+
+CASES = [([16], 16), ([16, 32], 16), ([50], 16), ([5], 16), ([1], 4), ([50, 3, 16, 17, 9], 16), ([3, 7], 16), ([40, 40], 8)]
+
+
+@pytest.mark.parametrize(("counts", "patch_size"), CASES)
+def test_against_naive_patches(counts, patch_size, device):
+    plan, rows, begin = _plan(counts, patch_size, device=device)
+    qkv = torch.randn(sum(counts), 3 * 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    out = ops.patch_attention(qkv.to(device), plan, 2, 0.5)
+    torch.testing.assert_close(out.cpu(), _naive(qkv, rows, begin, counts, patch_size, 2, 0.5))
+
+
+@pytest.mark.parametrize(("counts", "patch_size"), CASES)
+def test_gradient_equals_the_naive_one(counts, patch_size, device):
+    plan, rows, begin = _plan(counts, patch_size, device=device)
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(sum(counts), 3 * 8, dtype=torch.float64, generator=generator)
+    direction = torch.randn(sum(counts), 8, dtype=torch.float64, generator=generator)
+    ours = qkv.clone().to(device).requires_grad_()
+    (ops.patch_attention(ours, plan, 2, 0.5) * direction.to(device)).sum().backward()
+    naive = qkv.clone().requires_grad_()
+    (_naive(naive, rows, begin, counts, patch_size, 2, 0.5) * direction).sum().backward()
+    torch.testing.assert_close(ours.grad.cpu(), naive.grad)
+
+
+def test_every_point_has_one_slot_and_last_patches_are_completed():
+    plan, rows, _ = _plan([50, 3], 16)
+    assert plan.full == (4, 16)
+    assert plan.short == (1, 3)
+    assert torch.equal(plan.rows[plan.slot], torch.arange(53))
+    assert len(plan.repeated) == 14
+    assert torch.equal(plan.rows[plan.repeated], rows[34:48])
+
+
+def test_bias_is_added_to_the_scores():
+    counts, heads = [20, 3, 5], 2
+    plan, rows, begin = _plan(counts, 8)
+    qkv = torch.randn(28, 3 * 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    zero = (torch.zeros(3, heads, 8, 8, dtype=torch.float64), torch.zeros(2, heads, 5, 5, dtype=torch.float64))
+    out = ops.patch_attention(qkv, plan, heads, 0.7, bias=zero)
+    torch.testing.assert_close(out, _naive(qkv, rows, begin, counts, 8, heads, 0.7))
+    far = (zero[0].clone(), zero[1].clone())
+    far[0][..., 1:] = -1e9  # every point of a full patch sees the first one only
+    value = qkv[plan.rows[:24:8], 8:]
+    first = ops.patch_attention(qkv, plan, heads, 0.7, bias=far)
+    torch.testing.assert_close(first[plan.rows[:8]], value[:1].expand(8, -1))
