@@ -1,0 +1,21 @@
+"""Losses: importing this package registers them."""
+
+from pointcept.models.losses.builder import DISTILL_LOSSES, LOSSES, Criteria, build_criteria
+from pointcept.models.losses.cross_entropy import CrossEntropyLoss, SmoothCELoss
+from pointcept.models.losses.dice import DiceLoss
+from pointcept.models.losses.distill import KLDLoss
+from pointcept.models.losses.focal import FocalLoss
+from pointcept.models.losses.lovasz import LovaszLoss
+
+__all__ = [
+    "DISTILL_LOSSES",
+    "LOSSES",
+    "Criteria",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "KLDLoss",
+    "LovaszLoss",
+    "SmoothCELoss",
+    "build_criteria",
+]

@@ -1,0 +1,198 @@
+"""The Point Transformer V3 backbone, registered as ``PT-v3m1`` with Pointcept's arguments and weight names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pointcept.models.builder import MODELS
+from pointcept.models.point_transformer_v3.layers import (
+    Block,
+    BlockOptions,
+    Embedding,
+    SerializedPooling,
+    SerializedUnpooling,
+)
+from pointcept.ops.api import ORDERS
+from pointcept.structures import GridPyramid
+from pointcept.utils.errors import ConfigError, did_you_mean
+
+_UNSUPPORTED = "is an option of Pointcept that this framework does not have; set it to False"
+
+
+@dataclass
+class Encoded:
+    """Features after every encoder stage and the orders each stage attended along."""
+
+    features: list[Tensor]
+    orders: list[list[str]]
+
+
+class Stage(nn.Module):
+    """An optional change of resolution (``down`` or ``up``) and the blocks ``block0``, ``block1``, ..."""
+
+    def __init__(self, resample: dict[str, nn.Module], blocks: list[Block]) -> None:
+        super().__init__()
+        for name, module in resample.items():
+            self.add_module(name, module)
+        for i, block in enumerate(blocks):
+            self.add_module(f"block{i}", block)
+        self.depth = len(blocks)
+
+    def blocks(self) -> list[Block]:
+        """The blocks in order."""
+        return [self.get_submodule(f"block{i}") for i in range(self.depth)]  # type: ignore[misc]
+
+
+@MODELS.register_module("PT-v3m1")
+class PointTransformerV3(nn.Module):
+    """Serialized attention in a U-Net: encoder stages with pooling, decoder stages with unpooling.
+
+    Args:
+        in_channels: channels of ``feat``.
+        order: serialization orders; block i of a stage attends along order i mod n. The first one also
+            sorts the rows of pooled grids.
+        stride: downsampling factor between encoder stages.
+        enc_depths, enc_channels, enc_num_head, enc_patch_size: per encoder stage.
+        dec_depths, dec_channels, dec_num_head, dec_patch_size: per decoder stage, finest first.
+        mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop: of the blocks.
+        drop_path: stochastic depth of the last block; it rises linearly from 0.
+        pre_norm: normalise before attention and MLP (else after).
+        shuffle_orders: permute the orders at the start and at every pooling, in training only.
+        enable_rpe: learned relative position bias (then ``enable_flash`` must be False).
+        enable_flash: allow fused attention kernels; False computes attention in float32.
+        upcast_attention, upcast_softmax: compute attention in float32.
+        cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
+            accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
+
+    Raises:
+        ConfigError: stages of different number, channels that heads do not divide, unsupported options.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        order: Sequence[str] | str = ("z", "z-trans"),
+        stride: Sequence[int] = (2, 2, 2, 2),
+        enc_depths: Sequence[int] = (2, 2, 2, 6, 2),
+        enc_channels: Sequence[int] = (32, 64, 128, 256, 512),
+        enc_num_head: Sequence[int] = (2, 4, 8, 16, 32),
+        enc_patch_size: Sequence[int] = (1024, 1024, 1024, 1024, 1024),
+        dec_depths: Sequence[int] = (2, 2, 2, 2),
+        dec_channels: Sequence[int] = (64, 64, 128, 256),
+        dec_num_head: Sequence[int] = (4, 4, 8, 16),
+        dec_patch_size: Sequence[int] = (1024, 1024, 1024, 1024),
+        mlp_ratio: float = 4,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.3,
+        pre_norm: bool = True,
+        shuffle_orders: bool = True,
+        enable_rpe: bool = False,
+        enable_flash: bool = True,
+        upcast_attention: bool = False,
+        upcast_softmax: bool = False,
+        cls_mode: bool = False,
+        pdnorm_bn: bool = False,
+        pdnorm_ln: bool = False,
+        pdnorm_decouple: bool = True,
+        pdnorm_adaptive: bool = False,
+        pdnorm_affine: bool = True,
+        pdnorm_conditions: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
+            if value:
+                raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
+        if enable_rpe and enable_flash:
+            raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
+        self.orders = (order,) if isinstance(order, str) else tuple(order)
+        self.strides = tuple(stride)
+        self.shuffle_orders = shuffle_orders
+        self.in_channels, self.out_channels = in_channels, dec_channels[0]
+        encoder = (enc_depths, enc_channels, enc_num_head, enc_patch_size)
+        decoder = (dec_depths, dec_channels, dec_num_head, dec_patch_size)
+        self._check(encoder, decoder)
+        upcast = upcast_attention or upcast_softmax or not enable_flash
+        options = BlockOptions(mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast)
+        self.embedding = Embedding(in_channels, enc_channels[0])
+        self.enc = nn.Module()
+        rates = torch.linspace(0, drop_path, sum(enc_depths)).tolist()
+        for s, (depth, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
+            drops = [rates.pop(0) for _ in range(depth)]
+            blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops)]
+            down = {"down": SerializedPooling(enc_channels[s - 1], channels)} if s else {}
+            self.enc.add_module(f"enc{s}", Stage(down, blocks))
+        self.dec = nn.Module()
+        rates = torch.linspace(0, drop_path, sum(dec_depths)).tolist()
+        below = [*dec_channels, enc_channels[-1]]
+        drops_of = [[rates.pop(0) for _ in range(depth)][::-1] for depth in dec_depths]
+        for s in reversed(range(len(dec_depths))):
+            blocks = [
+                Block(dec_channels[s], dec_num_head[s], dec_patch_size[s], d, i, options)
+                for i, d in enumerate(drops_of[s])
+            ]
+            up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s])}
+            self.dec.add_module(f"dec{s}", Stage(up, blocks))
+
+    def _check(self, encoder: tuple[Sequence[int], ...], decoder: tuple[Sequence[int], ...]) -> None:
+        stages = len(self.strides) + 1
+        for side, values, wanted in (("enc", encoder, stages), ("dec", decoder, stages - 1)):
+            names = [f"{side}_{part}" for part in ("depths", "channels", "num_head", "patch_size")]
+            for name, value in zip(names, values, strict=True):
+                if len(value) != wanted:
+                    raise ConfigError(f"PT-v3m1: {name} needs {wanted} values for stride {self.strides}, got {value}")
+            for channels, heads in zip(values[1], values[2], strict=True):
+                if channels % heads:
+                    raise ConfigError(f"PT-v3m1: {heads} heads do not divide {channels} {side} channels")
+        for name in self.orders:
+            if name not in ORDERS:
+                raise ConfigError(f"PT-v3m1: unknown order {name!r}: {did_you_mean(name, ORDERS)}")
+
+    def build_pyramid(self, grid_coord: Tensor, offset: Tensor) -> GridPyramid:
+        """The grids that this backbone computes on; see :class:`GridPyramid`."""
+        return GridPyramid(grid_coord, offset, self.orders, self.strides)
+
+    def serves(self, pyramid: GridPyramid) -> bool:
+        """Whether a pyramid built for another network fits this one."""
+        return pyramid.serves(self.orders, self.strides)
+
+    def _level_orders(self) -> list[list[str]]:
+        """The orders of every level; shuffled once per level in training where ``shuffle_orders`` is set."""
+        orders, levels = list(self.orders), []
+        for _ in range(len(self.strides) + 1):
+            if self.shuffle_orders and self.training:
+                orders = [orders[i] for i in torch.randperm(len(orders)).tolist()]
+            levels.append(orders)
+        return levels
+
+    def encode(self, feat: Tensor, pyramid: GridPyramid) -> Encoded:
+        """feat (N, in_channels) on the finest grid -> features (N_s, enc_channels[s]) after every stage."""
+        orders = self._level_orders()
+        x = self.embedding(feat, pyramid.levels[0])
+        features: list[Tensor] = []
+        for s, grid in enumerate(pyramid.levels):
+            stage = self.enc.get_submodule(f"enc{s}")
+            assert isinstance(stage, Stage)
+            if s:
+                x = stage.down(x, pyramid.poolings[s - 1])
+            for block in stage.blocks():
+                x = block(x, grid, orders[s])
+            features.append(x)
+        return Encoded(features, orders)
+
+    def decode(self, encoded: Encoded, pyramid: GridPyramid) -> Tensor:
+        """Features of all encoder stages -> (N, dec_channels[0]) on the finest grid."""
+        x = encoded.features[-1]
+        for s in reversed(range(len(pyramid.poolings))):
+            stage = self.dec.get_submodule(f"dec{s}")
+            assert isinstance(stage, Stage)
+            x, position = stage.up(x, encoded.features[s], pyramid.poolings[s])
+            for block in stage.blocks():
+                x, position = block(x, pyramid.levels[s], encoded.orders[s], position), None
+        return x

@@ -1,0 +1,188 @@
+"""Blocks of Point Transformer V3: conditional position encoding, patch attention, pooling, unpooling."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pointcept.models.modules import BatchNorm, DropPath, SubmanifoldConv
+from pointcept.ops import api as ops
+from pointcept.structures import Pooling, VoxelGrid
+
+
+@dataclass
+class BlockOptions:
+    """What all blocks of a network have in common."""
+
+    mlp_ratio: float
+    qkv_bias: bool
+    qk_scale: float | None
+    attn_drop: float
+    proj_drop: float
+    pre_norm: bool
+    enable_rpe: bool
+    upcast_attention: bool
+
+
+class RelativePositionBias(nn.Module):
+    """A learned bias per head for the difference of voxel coordinates along each axis, clamped to a bound."""
+
+    def __init__(self, patch_size: int, heads: int) -> None:
+        super().__init__()
+        self.bound = int((4 * patch_size) ** (1 / 3) * 2)
+        self.rpe_table = nn.Parameter(torch.zeros(3 * (2 * self.bound + 1), heads))
+        nn.init.trunc_normal_(self.rpe_table, std=0.02)
+
+    def forward(self, grid_coord: Tensor) -> Tensor:
+        """grid_coord (P, K, 3) of the points of each patch -> (P, H, K, K)."""
+        difference = (grid_coord[:, :, None] - grid_coord[:, None]).clamp(-self.bound, self.bound) + self.bound
+        row = difference + torch.arange(3, device=difference.device) * (2 * self.bound + 1)
+        return self.rpe_table[row].sum(3).permute(0, 3, 1, 2)
+
+
+class PatchAttention(nn.Module):
+    """Multi-head attention inside patches along one serialization order."""
+
+    def __init__(self, channels: int, heads: int, patch_size: int, options: BlockOptions) -> None:
+        super().__init__()
+        self.heads, self.patch_size = heads, patch_size
+        self.scale = options.qk_scale or (channels // heads) ** -0.5
+        self.attn_drop, self.upcast = options.attn_drop, options.upcast_attention
+        self.qkv = nn.Linear(channels, 3 * channels, bias=options.qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.proj_drop = nn.Dropout(options.proj_drop)
+        self.rpe = RelativePositionBias(patch_size, heads) if options.enable_rpe else None
+
+    def forward(self, x: Tensor, grid: VoxelGrid, order: str) -> Tensor:
+        """x (N, C) on ``grid`` -> (N, C)."""
+        plan = grid.patches(order, self.patch_size)
+        qkv = self.qkv(x)
+        bias = self._bias(grid, plan, qkv.dtype) if self.rpe is not None else (None, None)
+        dropout = self.attn_drop if self.training else 0.0
+        if self.upcast:
+            with torch.autocast(x.device.type, enabled=False):
+                wide = tuple(b if b is None else b.float() for b in bias)
+                out = ops.patch_attention(qkv.float(), plan, self.heads, self.scale, dropout, wide)
+            out = out.to(qkv.dtype)
+        else:
+            out = ops.patch_attention(qkv, plan, self.heads, self.scale, dropout, bias)
+        return self.proj_drop(self.proj(out))
+
+    def _bias(self, grid: VoxelGrid, plan: ops.PatchPlan, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        assert self.rpe is not None
+        (patches, size), (short, length) = plan.full, plan.short
+        coord = grid.grid_coord[plan.rows]
+        full = self.rpe(coord[: patches * size].view(patches, size, 3)).to(dtype) if patches else None
+        rest = self.rpe(coord[patches * size :].view(short, length, 3)).to(dtype) if short else None
+        return full, rest
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, channels: int, ratio: float, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, int(channels * ratio))
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(int(channels * ratio), channels)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C) -> (N, C)."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """x += CPE(x); x += attention(norm(x)); x += MLP(norm(x))."""
+
+    def __init__(
+        self, channels: int, heads: int, patch_size: int, drop_path: float, order_index: int, options: BlockOptions
+    ) -> None:
+        super().__init__()
+        self.order_index, self.pre_norm = order_index, options.pre_norm
+        self.cpe = nn.Sequential(
+            SubmanifoldConv(channels, channels, 3, bias=True), nn.Linear(channels, channels), nn.LayerNorm(channels)
+        )
+        self.norm1 = nn.Sequential(nn.LayerNorm(channels))
+        self.attn = PatchAttention(channels, heads, patch_size, options)
+        self.norm2 = nn.Sequential(nn.LayerNorm(channels))
+        self.mlp = nn.Sequential(MLP(channels, options.mlp_ratio, options.proj_drop))
+        self.drop_path = nn.Sequential(DropPath(drop_path))
+
+    def forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None = None) -> Tensor:
+        """x (N, C) on ``grid`` -> (N, C).
+
+        Args:
+            x: features.
+            grid: the voxels.
+            orders: the block attends along one of these.
+            position: (N, C) features that the position encoding reads; ``x`` by default.
+        """
+        conv, linear, norm = self.cpe
+        x = x + norm(linear(conv(x if position is None else position, grid)))
+        order = orders[self.order_index % len(orders)]
+        if self.pre_norm:
+            x = x + self.drop_path(self.attn(self.norm1(x), grid, order))
+            return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
+        return self.norm2(x + self.drop_path(self.mlp(x)))
+
+
+class SerializedPooling(nn.Module):
+    """Largest projected feature of the voxels that share a coarse voxel, then batch norm and GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, out_channels)
+        self.norm = nn.Sequential(BatchNorm(out_channels, eps=1e-3, momentum=0.01))
+        self.act = nn.Sequential(nn.GELU())
+
+    def forward(self, x: Tensor, pooling: Pooling) -> Tensor:
+        """x (N, in) -> (M, out) on the grid that ``pooling`` leads to."""
+        x = ops.segment_max(self.proj(x), pooling.permutation, pooling.lengths)
+        return self.act(self.norm(x))
+
+
+class SerializedUnpooling(nn.Module):
+    """Project both sides, and add to every fine voxel the features of its coarse voxel.
+
+    The position encoding of the block that follows reads the projected skip features alone, not the
+    sum: Pointcept's implementation keeps them in its sparse tensor, and published weights expect it.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = self._projection(in_channels, out_channels)
+        self.proj_skip = self._projection(skip_channels, out_channels)
+
+    @staticmethod
+    def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
+        norm = BatchNorm(out_channels, eps=1e-3, momentum=0.01)
+        return nn.Sequential(nn.Linear(in_channels, out_channels), norm, nn.GELU())
+
+    def forward(self, x: Tensor, skip: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
+        """x (M, in) and skip (N, skip) -> the sum (N, out), and the projected skip features (N, out)."""
+        up = ops.expand(self.proj(x), pooling.cluster, pooling.permutation, pooling.lengths)
+        skip = self.proj_skip(skip)
+        return skip + up, skip
+
+
+class Embedding(nn.Module):
+    """Submanifold convolution with kernel 5, batch norm, GELU."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            OrderedDict(
+                conv=SubmanifoldConv(in_channels, channels, 5, bias=False),
+                norm=BatchNorm(channels, eps=1e-3, momentum=0.01),
+                act=nn.GELU(),
+            )
+        )
+
+    def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
+        """x (N, in) -> (N, C)."""
+        return self.stem.act(self.stem.norm(self.stem.conv(x, grid)))

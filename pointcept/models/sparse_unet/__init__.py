@@ -1,0 +1,5 @@
+"""A residual U-Net of submanifold sparse convolutions."""
+
+from pointcept.models.sparse_unet.backbone import SpUNet
+
+__all__ = ["SpUNet"]

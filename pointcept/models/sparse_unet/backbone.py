@@ -1,0 +1,156 @@
+"""The sparse-convolution U-Net, registered as ``SpUNet-v1m1`` with Pointcept's arguments and weight names.
+
+After Graham et al. (arXiv 1711.10275) and MinkUNet (Choy et al., arXiv 1904.08755).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointcept.models.builder import MODELS
+from pointcept.models.modules import BatchNorm, InverseConv, StridedConv, SubmanifoldConv
+from pointcept.structures import GridPyramid, VoxelGrid
+from pointcept.utils.errors import ConfigError
+
+
+def _norm(channels: int) -> BatchNorm:
+    return BatchNorm(channels, eps=1e-3, momentum=0.01)
+
+
+@dataclass
+class Encoded:
+    """Features after the stem and after every encoder stage."""
+
+    features: list[Tensor]
+
+
+class BasicBlock(nn.Module):
+    """Two submanifold convolutions with a residual connection."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = None
+        if in_channels != channels:
+            self.proj = nn.Sequential(SubmanifoldConv(in_channels, channels, 1, bias=False), _norm(channels))
+        self.conv1 = SubmanifoldConv(in_channels, channels, 3, bias=False)
+        self.bn1 = _norm(channels)
+        self.conv2 = SubmanifoldConv(channels, channels, 3, bias=False)
+        self.bn2 = _norm(channels)
+
+    def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
+        """x (N, in) -> (N, C)."""
+        skip = x
+        if self.proj is not None:
+            conv, norm = self.proj
+            skip = norm(conv(x, grid))
+        x = F.relu(self.bn1(self.conv1(x, grid)))
+        return F.relu(self.bn2(self.conv2(x, grid)) + skip)
+
+
+def _blocks(in_channels: int, channels: int, number: int) -> nn.Sequential:
+    sizes = [in_channels] + [channels] * (number - 1)
+    return nn.Sequential(OrderedDict((f"block{i}", BasicBlock(c, channels)) for i, c in enumerate(sizes)))
+
+
+@MODELS.register_module("SpUNet-v1m1")
+class SpUNet(nn.Module):
+    """Stem, strided stages with residual blocks, and their mirror with skip connections.
+
+    Voxels that occur several times (Mix3D) are merged at the entry by averaging their features, and
+    get equal logits.
+
+    Args:
+        in_channels: channels of ``feat``.
+        num_classes: channels of the final layer; 0 leaves it out.
+        base_channels: channels of the stem.
+        channels: of the encoder stages, then of the decoder stages, deepest first.
+        layers: residual blocks of each, in the same order.
+        cls_mode: accepted so that Pointcept's configs load; classification is not supported.
+
+    Raises:
+        ConfigError: channels and layers of different or odd length, or ``cls_mode``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        base_channels: int = 32,
+        channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
+        layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
+        cls_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        if cls_mode:
+            raise ConfigError("SpUNet-v1m1: cls_mode=True is not supported; set it to False")
+        if len(channels) != len(layers) or len(channels) % 2:
+            raise ConfigError(
+                f"SpUNet-v1m1: channels and layers need the same even number of values, got {channels} and {layers}"
+            )
+        stages = len(layers) // 2
+        self.strides = (2,) * stages
+        self.in_channels, self.out_channels, self.num_classes = in_channels, channels[-1], num_classes
+        self.conv_input = nn.Sequential(
+            SubmanifoldConv(in_channels, base_channels, 5, bias=False), _norm(base_channels), nn.ReLU()
+        )
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.enc, self.dec = nn.ModuleList(), nn.ModuleList()
+        above, decoded = base_channels, channels[-1]
+        for s in range(stages):
+            self.down.append(nn.Sequential(StridedConv(above, channels[s]), _norm(channels[s]), nn.ReLU()))
+            self.enc.append(_blocks(channels[s], channels[s], layers[s]))
+            below = channels[len(channels) - s - 2]
+            self.up.append(nn.Sequential(InverseConv(below, decoded), _norm(decoded), nn.ReLU()))
+            self.dec.append(_blocks(decoded + above, decoded, layers[len(channels) - s - 1]))
+            above, decoded = channels[s], below
+        self.final = SubmanifoldConv(channels[-1], num_classes, 1, bias=True) if num_classes > 0 else None
+        for module in self.modules():
+            if isinstance(module, (SubmanifoldConv, StridedConv, InverseConv)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def build_pyramid(self, grid_coord: Tensor, offset: Tensor) -> GridPyramid:
+        """The grids that this backbone computes on; see :class:`GridPyramid`."""
+        return GridPyramid(grid_coord, offset, ("z",), self.strides)
+
+    def serves(self, pyramid: GridPyramid) -> bool:
+        """Whether a pyramid built for another network fits this one."""
+        return pyramid.strides == self.strides
+
+    def encode(self, feat: Tensor, pyramid: GridPyramid) -> Encoded:
+        """feat (N, in_channels) on the finest grid -> features after the stem and every stage."""
+        levels, poolings = pyramid.distinct()
+        duplicates = pyramid.levels[0].duplicates
+        if duplicates is not None:
+            feat = duplicates.mean(feat)
+        conv, norm, act = self.conv_input
+        features = [act(norm(conv(feat, levels[0])))]
+        for s, (down, blocks) in enumerate(zip(self.down, self.enc, strict=True)):
+            conv, norm, act = down
+            x = act(norm(conv(features[-1], levels[s], poolings[s])))
+            for block in blocks:
+                x = block(x, levels[s + 1])
+            features.append(x)
+        return Encoded(features)
+
+    def decode(self, encoded: Encoded, pyramid: GridPyramid) -> Tensor:
+        """Features of all stages -> (N, num_classes), or (N, channels[-1]) without a final layer."""
+        levels, poolings = pyramid.distinct()
+        x = encoded.features[-1]
+        for s in reversed(range(len(poolings))):
+            conv, norm, act = self.up[s]
+            up = act(norm(conv(x, levels[s], poolings[s])))
+            x = torch.cat([up, encoded.features[s]], 1)
+            for block in self.dec[s]:
+                x = block(x, levels[s])
+        if self.final is not None:
+            x = self.final(x, levels[0])
+        duplicates = pyramid.levels[0].duplicates
+        return x if duplicates is None else x.index_select(0, duplicates.group)
