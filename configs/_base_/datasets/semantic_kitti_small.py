@@ -1,0 +1,40 @@
+# SemanticKITTI for two CPU cores: voxels of 0.3 m within 40 m, training on sequence 00 and one more, two test views.
+_base_ = ["semantic_kitti.py"]
+_voxels = dict(type="GridSample", grid_size=0.3, mode="train", return_grid_coord=True)
+_keys = ("coord", "strength", "segment")
+_collect = dict(type="Collect", feat_keys=("coord", "strength"))
+data = dict(
+    train=dict(
+        sequences=[0, 1],
+        transform=[
+            dict(type="PointClip", point_cloud_range=(-40, -40, -4, 40, 40, 4)),
+            dict(type="RandomRotate", angle=[-1, 1], axis="z", center=[0, 0, 0], p=0.5),
+            dict(type="RandomScale", scale=[0.9, 1.1]),
+            dict(type="RandomFlip", p=0.5),
+            dict(_voxels, keys=_keys),
+            dict(type="ToTensor"),
+            dict(_collect, keys=("coord", "grid_coord", "segment")),
+        ],
+    ),
+    val=dict(
+        transform=[
+            dict(type="Copy", keys_dict=dict(segment="origin_segment")),
+            dict(_voxels, keys=_keys, return_inverse=True),
+            dict(type="ToTensor"),
+            dict(_collect, keys=("coord", "grid_coord", "segment", "origin_segment", "inverse")),
+        ],
+    ),
+    test=dict(
+        transform=[
+            dict(type="Copy", keys_dict=dict(segment="origin_segment")),
+            dict(_voxels, keys=_keys, return_grid_coord=False, return_inverse=True),
+        ],
+        test_cfg=dict(
+            _delete_=True,
+            voxelize=dict(_voxels, mode="test", keys=("coord", "strength")),
+            crop=None,
+            post_transform=[dict(type="ToTensor"), dict(_collect, keys=("coord", "grid_coord", "index"))],
+            aug_transform=[[], [dict(type="RandomFlip", p=1)]],
+        ),
+    ),
+)
