@@ -22,14 +22,28 @@ setup(
     packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
     package_dir={"pointops": "libs/pointops/pointops"},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "numpy>=1.24",
         "addict>=2.4",
         "yapf>=0.40",
         "tensorboardX>=2.6",
         "tqdm>=4.64",
+        "redzed-tda==0.1.1",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+        # preprocessing of the raw data sets; Waymo's message classes need one more command, see docs/datasets.md
+        "nuscenes": ["nuscenes-devkit==1.2.0"],
+        "waymo": ["protobuf>=4,<8", "google-crc32c>=1.5"],
+        # further engines and distances of persistence diagrams
+        "topology": ["gudhi>=3.10", "scipy>=1.10"],
+        "dev": [
+            "pytest>=8",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+            "gudhi>=3.10",
+            "scipy>=1.10",
+            "protobuf>=4,<8",
+            "google-crc32c>=1.5",
+        ],
     },
 )

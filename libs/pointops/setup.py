@@ -8,5 +8,5 @@ setup(
     description="GPU kernels for point clouds, in Triton",
     packages=["pointops"],
     python_requires=">=3.10",
-    install_requires=["torch>=2.4"],  # triton comes with the CUDA builds of torch
+    install_requires=["torch>=2.6"],  # triton comes with the CUDA builds of torch
 )

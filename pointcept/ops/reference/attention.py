@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# cuDNN's attention is left out: it builds a plan of some 100 ms for every new number of patches, and with
+# real scans that number is new at almost every step.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -162,6 +167,7 @@ def patch_attention(
             mask = extra.masked_fill(~mask, float("-inf"))
         elif extra is not None:
             mask = extra
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        with sdpa_kernel(_KERNELS):
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         outputs.append(out.transpose(1, 2).reshape(patches * size, channels))
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], plan.slot)
