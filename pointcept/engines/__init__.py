@@ -1,0 +1,1 @@
+"""Training, testing, inference and the hooks between them."""

@@ -1,0 +1,173 @@
+"""What a training run saves, and how it goes on from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pointcept.engines.sampler import draw_seed
+from pointcept.models import deployable
+from pointcept.utils import comm
+from pointcept.utils.checkpoint import (
+    export_weights,
+    extract_state_dict,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_atomically,
+)
+from pointcept.utils.device import random_state, seed_everything, set_random_state
+from pointcept.utils.env import package_versions
+from pointcept.utils.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pointcept.engines.train import DefaultTrainer
+
+__all__ = ["FORMAT", "export_weights", "load_weights", "restore", "save", "snapshot"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PLAN_KEYS = ("samples", "batch_size", "accumulation", "total_steps", "eval_epoch")
+
+
+def plan_facts(trainer: DefaultTrainer) -> dict[str, int]:
+    """What must be equal for a run to go on: it fixes the order of samples and the schedule."""
+    return {
+        "samples": trainer.sampler.samples,
+        "batch_size": trainer.plan.batch_size,
+        "accumulation": trainer.plan.accumulation,
+        "total_steps": trainer.plan.total_steps,
+        "eval_epoch": len(trainer.plan.epochs),
+    }
+
+
+def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool = True) -> dict[str, Any]:
+    """Everything needed to go on from here.
+
+    Args:
+        trainer: between two optimizer steps.
+        epoch_done: the evaluation of the current epoch is over too, so go on with the next one.
+        collective: every process takes part and gives its random state; otherwise only this one
+            (after an interrupt, when others may be gone).
+
+    Returns:
+        ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
+        than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (one
+        per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``config``,
+        ``versions``, ``format``.
+    """
+    network = trainer.network
+    state = random_state()
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "state_dict": deployable(network).state_dict(),
+        "epoch": trainer.epoch + 1 if epoch_done else trainer.epoch,
+        "iteration": trainer.iteration,
+        "best_metric": trainer.best_metric,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.scheduler.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "random": comm.gather_objects(state) if collective else [state],
+        "sampler": {"seed": trainer.sampler.seed, "position": trainer.position()},
+        "plan": plan_facts(trainer),
+        "config": trainer.config_text,
+        "versions": package_versions(),
+    }
+    if deployable(network) is not network:
+        content["model_state"] = network.state_dict()
+    return content
+
+
+def check_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Check that every floating-point tensor of a state dict is finite.
+
+    Raises:
+        FloatingPointError: the names of tensors with NaN or infinity.
+    """
+    floating = {key: value for key, value in state.items() if value.is_floating_point()}
+    if not floating:
+        return
+    good = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
+    bad = [key for key, fine in zip(floating, good, strict=True) if not fine]
+    if bad:
+        raise FloatingPointError(f"NaN or infinity in {len(bad)} entries of the model: {', '.join(bad[:10])}")
+
+
+def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collective: bool = True) -> None:
+    """Check that losses and weights are finite, and write :func:`snapshot` to ``path`` (rank 0 writes).
+
+    Raises:
+        FloatingPointError: a loss since the last check, or a weight, is NaN or infinite; the file
+            at ``path`` stays as it was.
+    """
+    trainer.check_losses()
+    content = snapshot(trainer, epoch_done, collective)
+    check_finite(content.get("model_state", content["state_dict"]))
+    if comm.is_main_process():
+        save_atomically(content, path)
+    if collective:
+        comm.barrier()
+
+
+def restore(trainer: DefaultTrainer, path: str | Path) -> None:
+    """Put ``trainer`` where the run stood that wrote ``path``; it goes on exactly there.
+
+    The order of samples does not depend on the number of processes, so that may differ; the random
+    state of dropout and the like is then seeded afresh.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, holds weights only, does not fit the
+            model, or belongs to a run with other data or another length.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, Mapping) or "sampler" not in content or "optimizer" not in content:
+        raise CheckpointError(
+            f"{path} holds no training state of this package (weights only?): leave out resume=True to start from "
+            "its weights"
+        )
+    _check_plan(trainer, content, path)
+    _restore_model(trainer.network, content, path)
+    try:
+        trainer.optimizer.load_state_dict(content["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its optimizer state does not fit optimizer and param_dicts: {error}") from error
+    trainer.scheduler.load_state_dict(content["scheduler"])
+    if trainer.scaler.is_enabled() and content["scaler"]:
+        trainer.scaler.load_state_dict(content["scaler"])
+    if content["sampler"]["seed"] != trainer.sampler.seed:
+        logger.info("resume: the order of samples keeps the seed %d of the run", content["sampler"]["seed"])
+        trainer.sampler.seed = content["sampler"]["seed"]
+    trainer.epoch = content["epoch"]
+    trainer.iteration = content["iteration"]
+    trainer.best_metric = content["best_metric"]
+    states = content["random"]
+    if len(states) == comm.world_size():
+        set_random_state(states[comm.rank()])
+    else:
+        seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
+    logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
+
+
+def _check_plan(trainer: DefaultTrainer, content: Mapping[str, Any], path: str | Path) -> None:
+    now, then = plan_facts(trainer), content["plan"]
+    differences = [f"{key} {then.get(key)} -> {now[key]}" for key in PLAN_KEYS if then.get(key) != now[key]]
+    if differences:
+        raise CheckpointError(
+            f"{path} cannot be resumed, because the run has changed: {', '.join(differences)}; restore these settings, "
+            "or start a new run from the weights alone (resume=False)"
+        )
+
+
+def _restore_model(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    if deployable(network) is network:
+        load_state(network, extract_state_dict(content, path), path)
+    elif "model_state" in content:
+        load_state(network, content["model_state"], path)
+    else:
+        raise CheckpointError(f"{path} holds the deployable network only, but this model needs all of its state")

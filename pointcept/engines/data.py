@@ -1,0 +1,173 @@
+"""Data loaders of a run: who draws which samples, and how they become batches."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pointcept.datasets import collate_fn, point_collate_fn
+from pointcept.datasets.base import Draw
+from pointcept.engines.sampler import EvalSampler, TrainSampler
+from pointcept.utils import comm
+from pointcept.utils.device import device_count
+from pointcept.utils.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class ReportingDataset(Dataset):
+    """Names the sample in which an error happened; otherwise the data set itself.
+
+    Args:
+        dataset: any data set of this package.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        """Sample of ``draw``.
+
+        Raises:
+            DataError: the sample's own, with its name put before the message.
+            RuntimeError: any other error of its transforms, likewise.
+        """
+        try:
+            return self.dataset[draw]
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{self._name(draw)}: {error}") from error
+        except Exception as error:
+            raise RuntimeError(f"{self._name(draw)}: {type(error).__name__}: {error}") from error
+
+    def _name(self, draw: Draw) -> str:
+        sample = f"sample {draw.index}"
+        scans = getattr(self.dataset, "data_list", None)
+        if scans and hasattr(self.dataset, "get_data_name"):
+            sample += f" ({self.dataset.get_data_name(draw.index % len(scans))})"
+        return f"{sample}, seed {draw.seed}"
+
+
+def per_process(total: int | None, name: str, default: int = 1) -> int:
+    """This process's part of a number that the config gives for the whole run.
+
+    Args:
+        total: the number, or ``None`` for ``default`` per process.
+        name: the config key, for the message.
+        default: per process.
+
+    Raises:
+        ConfigError: the number is not divisible by the number of processes.
+    """
+    if total is None:
+        return default
+    world = comm.world_size()
+    if total % world:
+        raise ConfigError(f"{name}={total} is not divisible by the number of processes {world}")
+    return total // world
+
+
+def collate_val(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Collate validation samples so that ``inverse`` counts through the whole batch.
+
+    Args:
+        samples: ``inverse`` (P,) of each one points into its own voxels.
+
+    Returns:
+        The collated batch; ``logits[inverse]`` belongs to ``origin_segment``, for any number of scans.
+    """
+    start, shifted = 0, []
+    for sample in samples:
+        entry = dict(sample)
+        if "inverse" in entry:
+            entry["inverse"] = torch.as_tensor(entry["inverse"]) + start
+            start += len(entry["coord"])
+        for key in ("segment", "origin_segment"):
+            if key in entry:
+                entry[key] = torch.as_tensor(entry[key])
+        shifted.append(entry)
+    return collate_fn(shifted)
+
+
+def first(samples: Sequence[Any]) -> Any:
+    """The only sample of a batch of one."""
+    return samples[0]
+
+
+def _start_worker(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the workers are ended by the main process,
+    # which wants to finish its step and save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The loop's own handler, which a forked worker has inherited, must not keep it alive.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _loader(
+    dataset: Any, sampler: Sampler, batch_size: int, collate: Callable[..., Any], workers: int, seed: int
+) -> DataLoader:
+    # Its own generator: otherwise each new pass takes a number from torch's global one, and a run
+    # resumed within an epoch would no longer be the same.
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    workers = -(-workers // comm.world_size())
+    return DataLoader(
+        ReportingDataset(dataset),
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device_count() > 0,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker if workers else None,
+        generator=generator,
+    )
+
+
+def train_loader(dataset: Any, sampler: TrainSampler, cfg: Any) -> DataLoader:
+    """The loader of training batches.
+
+    Args:
+        dataset: yields samples for :class:`Draw`.
+        sampler: decides what an iteration yields.
+        cfg: ``batch_size``, ``mix_prob``, ``num_worker``, ``seed``.
+
+    Raises:
+        ConfigError: ``batch_size`` is not divisible by the number of processes.
+    """
+    collate = partial(point_collate_fn, mix_prob=cfg.mix_prob)
+    batch_size = per_process(cfg.batch_size, "batch_size")
+    return _loader(dataset, sampler, batch_size, collate, cfg.num_worker, cfg.seed or 0)
+
+
+def eval_loader(dataset: Any, cfg: Any) -> DataLoader:
+    """The loader of validation batches: each sample once, in order.
+
+    Raises:
+        ConfigError: ``batch_size_val`` is not divisible by the number of processes.
+        DataError: the data set is empty.
+    """
+    batch_size = per_process(cfg.batch_size_val, "batch_size_val")
+    return _loader(dataset, _eval_sampler(dataset), batch_size, collate_val, cfg.num_worker, 0)
+
+
+def scan_loader(dataset: Any, cfg: Any) -> DataLoader:
+    """The loader of the tester: one scan at a time, with all its fragments.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+    return _loader(dataset, _eval_sampler(dataset), 1, first, min(cfg.num_worker, 4 * comm.world_size()), 0)
+
+
+def _eval_sampler(dataset: Any) -> EvalSampler:
+    if len(dataset) == 0:
+        raise DataError("the evaluation set is empty: check data_root and the split in the config")
+    return EvalSampler(len(dataset), rank=comm.rank(), world_size=comm.world_size())

@@ -1,0 +1,159 @@
+"""What every run begins with: arguments, the config, seeds, and a folder that says how it was made."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+# Models and data sets for their registries: a config is checked against everything registered.
+import pointcept.datasets
+import pointcept.models  # noqa: F401
+from pointcept.engines.data import per_process
+from pointcept.engines.test import build_tester
+from pointcept.engines.train import build_trainer
+from pointcept.utils import comm
+from pointcept.utils.config import Config, parse_options, validate_config
+from pointcept.utils.device import seed_everything
+from pointcept.utils.env import write_environment
+from pointcept.utils.errors import ConfigError
+from pointcept.utils.logging import setup_logging
+
+logger = logging.getLogger(__name__)
+
+BENCHMARKS = ("nuscenes", "semantic_kitti", "waymo")
+
+
+def argument_parser(description: str, test: bool = False) -> argparse.ArgumentParser:
+    """The command line of ``tools/train.py`` and ``tools/test.py``.
+
+    Args:
+        description: the tool's first line of help.
+        test: also accept ``--model-file`` and ``--benchmark``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help="config file")
+    if test:
+        parser.add_argument("--model-file", metavar="PATH", help="weight file; the same as --options weight=PATH")
+        parser.add_argument("--benchmark", choices=BENCHMARKS, help="use configs/<benchmark>/student.py")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs (processes) on this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--dist-url", default="auto", help="tcp://host:port where processes meet")
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, model.a.b=1"
+    )
+    return parser
+
+
+def config_from_args(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments name, apply ``--options`` and check it.
+
+    Raises:
+        ConfigError: no config or two, or anything wrong in it.
+    """
+    benchmark = getattr(args, "benchmark", None)
+    model_file = getattr(args, "model_file", None)
+    if (args.config is None) == (benchmark is None):
+        raise ConfigError("give either --config FILE or --benchmark " + "|".join(BENCHMARKS))
+    options = parse_options(args.options)
+    if model_file is not None:
+        options["weight"] = model_file
+    path = Path(args.config) if benchmark is None else benchmark_config(benchmark)
+    return load_config(path, options)
+
+
+def benchmark_config(benchmark: str) -> Path:
+    """The student's config of a benchmark, found from the working folder or beside the tool.
+
+    Raises:
+        ConfigError: this is no clone of the repository.
+    """
+    places = [Path.cwd(), Path(sys.argv[0]).resolve().parent.parent, Path(__file__).resolve().parents[2]]
+    for place in places:
+        path = place / "configs" / benchmark / "student.py"
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"--benchmark {benchmark}: no configs/{benchmark}/student.py below {places[0]}; run from a clone, or use "
+        "--config"
+    )
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read and check a config file.
+
+    Raises:
+        ConfigError: anything wrong in it; the message names file and place.
+    """
+    cfg = Config.fromfile(path, options)
+    validate_config(cfg)
+    return cfg
+
+
+def default_setup(cfg: Config, job: str = "train") -> None:
+    """Prepare this process: numbers checked, log open, generators seeded, the run's facts on disk.
+
+    ``train`` writes ``config.py``, ``environment.json`` and ``train.log`` into ``save_path``;
+    ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
+    later test leaves the record of the training as it is.
+
+    Args:
+        cfg: its ``seed`` is filled in when it is ``None``.
+        job: ``"train"`` or ``"test"``.
+
+    Raises:
+        ConfigError: a batch size that the processes cannot share, or a ``save_path`` that is a file.
+    """
+    per_process(cfg.batch_size_test, "batch_size_test")
+    if job == "train":
+        per_process(cfg.batch_size, "batch_size")
+        per_process(cfg.batch_size_val, "batch_size_val")
+    folder = Path(cfg.save_path)
+    record = folder if job == "train" else folder / "result"
+    try:
+        record.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"save_path={cfg.save_path} is a file, expected a folder") from None
+    setup_logging(folder, f"{job}.log", resume=cfg.resume)
+    if cfg.seed is None:
+        cfg.seed = comm.broadcast_object(secrets.randbelow(2**31))
+    seed_everything(cfg.seed + comm.rank(), cfg.deterministic)
+    if comm.is_main_process():
+        if job == "train" and not cfg.resume and (folder / "model" / "model_last.pth").exists():
+            logger.warning("%s holds an earlier run, which this one overwrites (resume=True goes on with it)", folder)
+        cfg.dump(record / "config.py")
+        facts = write_environment(record / "environment.json", cfg.seed)
+        logger.info(
+            "pointcept %s, torch %s, commit %s%s, seed %d, results in %s",
+            *(facts["pointcept"], facts["torch"], facts["git"]["commit"] or "unknown"),
+            *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
+        )
+    comm.barrier()
+
+
+def train_main(cfg: Config) -> None:
+    """Train in this process, or only test when ``test_only``.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, FloatingPointError: see the trainer.
+    """
+    if cfg.test_only:
+        test_main(cfg)
+        return
+    default_setup(cfg, "train")
+    build_trainer(cfg).train()
+
+
+def test_main(cfg: Config) -> None:
+    """Test the weights ``cfg.weight`` in this process.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: see the tester.
+    """
+    default_setup(cfg, "test")
+    build_tester(cfg).test()

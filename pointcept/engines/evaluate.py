@@ -1,0 +1,88 @@
+"""Quick evaluation: one forward pass per batch, no fragments, no test-time augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pointcept.engines.inference import Precision, forward
+from pointcept.evaluation import ConfusionMatrix, Metrics
+from pointcept.utils import comm, device
+from pointcept.utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One evaluation in the course of training.
+
+    Attributes:
+        epoch: number of the evaluation epoch, from 0.
+        metric_name: what ``metric`` is, with the way it was measured: ``val_quick/miou_present``.
+        metric: the number that decides which checkpoint is best; higher is better.
+        metrics: all of them.
+        losses: mean of ``loss`` and its terms over the batches; empty without labels for them.
+    """
+
+    epoch: int
+    metric_name: str
+    metric: float
+    metrics: Metrics
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate_quick(
+    model: nn.Module, loader: Iterable[Mapping[str, Any]], dataset: Any, precision: Precision
+) -> tuple[Metrics, dict[str, float]]:
+    """Evaluate ``model`` on every batch of ``loader``, over all processes.
+
+    Predictions are compared with ``segment``; where a batch has ``inverse`` and ``origin_segment``
+    they are first led back to all points of the scans. The model's mode is restored afterwards.
+
+    Args:
+        model: the network that is deployed, on the device.
+        loader: this process's batches, collated by ``collate_val``.
+        dataset: gives ``names``, ``num_classes`` and ``ignore_index``.
+        precision: of the forward pass.
+
+    Returns:
+        The metrics, and the mean losses weighted by scans.
+
+    Raises:
+        DataError: batches without labels.
+    """
+    matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
+    sums: dict[str, torch.Tensor] = {}
+    scans = 0
+    training = model.training
+    model.eval()
+    try:
+        for batch in loader:
+            batch = device.move(batch, device.get_device())
+            if "segment" not in batch:
+                raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
+            output = forward(model, batch, precision)
+            count = len(batch["offset"])
+            pred, target = output["seg_logits"].argmax(dim=1), batch["segment"]
+            if "inverse" in batch and "origin_segment" in batch:
+                pred, target = pred[batch["inverse"]], batch["origin_segment"]
+            matrix.update(pred, target, count)
+            scans += count
+            if "loss" in output:
+                for name, value in {"loss": output["loss"], **output.get("losses", {})}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach().float() * count
+    finally:
+        model.train(training)
+    matrix.all_reduce()
+    return matrix.compute(), _mean_losses(sums, scans)
+
+
+def _mean_losses(sums: Mapping[str, torch.Tensor], scans: int) -> dict[str, float]:
+    # Objects, not a tensor: a process without scans does not know the names.
+    parts = comm.gather_objects(({name: float(value) for name, value in sums.items()}, scans))
+    total = sum(count for _, count in parts)
+    names = dict.fromkeys(name for part, _ in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in names}

@@ -1,0 +1,97 @@
+"""Evaluation after each epoch (quick) and at the end of training (precise)."""
+
+from __future__ import annotations
+
+import logging
+
+from pointcept.engines.evaluate import EvaluationResult, evaluate_quick
+from pointcept.engines.hooks.base import HookBase, Phase
+from pointcept.engines.hooks.builder import HOOKS
+from pointcept.engines.inference import Precision
+from pointcept.engines.test import build_tester
+from pointcept.evaluation import Metrics, format_table
+from pointcept.models import deployable
+from pointcept.utils import comm, device
+from pointcept.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MEANS = ("miou_present", "miou_all", "macc_present", "all_acc")
+
+
+@HOOKS.register_module()
+class SemSegEvaluator(HookBase):
+    """Evaluates the network that is deployed on ``data.val`` in one pass; every name begins with ``val_quick``.
+
+    Args:
+        metric: which mean decides which checkpoint is best.
+
+    Raises:
+        ConfigError: another metric than ``MEANS``.
+    """
+
+    phase = Phase.EVALUATE
+
+    def __init__(self, metric: str = "miou_present") -> None:
+        if metric not in MEANS:
+            raise ConfigError(f"SemSegEvaluator: metric={metric!r}: allowed are {', '.join(MEANS)}")
+        self.metric = metric
+
+    def after_epoch(self) -> None:
+        trainer = self.trainer
+        if trainer.val_loader is None:
+            return
+        trainer.check_losses()  # an evaluation of a network that is already lost would only cost time
+        network = deployable(trainer.network)
+        metrics, losses = evaluate_quick(network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg))
+        trainer.evaluation = EvaluationResult(
+            epoch=trainer.epoch,
+            metric_name=f"val_quick/{self.metric}",
+            metric=getattr(metrics, self.metric),
+            metrics=metrics,
+            losses=losses,
+        )
+        self._report(metrics, losses)
+
+    def _report(self, metrics: Metrics, losses: dict[str, float]) -> None:
+        trainer = self.trainer
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        logger.info(
+            "Val [%d/%d] %s\n%s",
+            *(trainer.epoch + 1, trainer.max_epoch, shown, format_table(metrics, "quick")),
+        )
+        step = trainer.epoch + 1
+        for name in MEANS:
+            trainer.writer.add(f"val_quick/{name}", getattr(metrics, name), step)
+        for name, value in losses.items():
+            trainer.writer.add(f"val_quick/{name}", value, step)
+
+
+@HOOKS.register_module()
+class PreciseEvaluator(HookBase):
+    """Runs the tester once training is complete, on ``model_best.pth`` or the last weights.
+
+    Args:
+        test_last: take ``model_last.pth`` even when there is a best one.
+    """
+
+    phase = Phase.FINISH
+
+    def __init__(self, test_last: bool = False) -> None:
+        self.test_last = test_last
+
+    def after_train(self) -> None:
+        trainer = self.trainer
+        if not trainer.completed:
+            return
+        best, last = trainer.folder / "model_best.pth", trainer.folder / "model_last.pth"
+        # A best file of an earlier run in this folder is not ours.
+        ours = trainer.best_metric > float("-inf") and best.exists()
+        path = best if ours and not self.test_last else last
+        logger.info("precise evaluation of %s", path)
+        comm.barrier()
+        device.empty_cache()
+        metrics = build_tester(trainer.cfg, weight=str(path)).test()
+        if metrics is not None:
+            for name in MEANS:
+                trainer.writer.add(f"test_precise/{name}", getattr(metrics, name), trainer.max_epoch)

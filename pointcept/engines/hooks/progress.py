@@ -1,0 +1,163 @@
+"""How far the run is, and what the log and TensorBoard say about it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable
+
+from pointcept.engines.hooks.base import HookBase, Phase
+from pointcept.engines.hooks.builder import HOOKS
+from pointcept.engines.step import StepResult
+from pointcept.utils import device
+from pointcept.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def clock(seconds: float) -> str:
+    """A duration as ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def mean_values(results: Iterable[StepResult]) -> dict[str, float]:
+    """The mean of each number over steps that have it."""
+    columns: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.values.items():
+            columns.setdefault(name, []).append(value)
+    return {name: math.fsum(column) / len(column) for name, column in columns.items()}
+
+
+def describe(values: dict[str, float]) -> str:
+    """``loss 1.234 (ce 0.900, lovasz 0.334)``."""
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in ("loss", "grad_norm"))
+    text = f"loss {values['loss']:.4f}"
+    text += f" ({terms})" if terms else ""
+    return text + (f" grad norm {values['grad_norm']:.2f}" if "grad_norm" in values else "")
+
+
+@HOOKS.register_module()
+class IterationTimer(HookBase):
+    """Estimates the time left, evaluations included once one has been seen, as ``trainer.eta``.
+
+    Args:
+        warmup_iter: first steps of this start that are not counted; they compile and cache.
+    """
+
+    phase = Phase.MEASURE
+
+    def __init__(self, warmup_iter: int = 1) -> None:
+        self.warmup_iter = warmup_iter
+
+    def before_train(self) -> None:
+        self._seen = 0
+        self._counted = 0
+        self._seconds = 0.0
+        self._pauses: list[float] = []
+        self._epoch_end: float | None = None
+
+    def before_epoch(self) -> None:
+        if self._epoch_end is not None:
+            self._pauses.append(time.perf_counter() - self._epoch_end)
+
+    def after_step(self, result: StepResult) -> None:
+        self._seen += 1
+        if self._seen > self.warmup_iter:
+            self._counted += 1
+            self._seconds += result.step_seconds
+        if self._counted:
+            trainer = self.trainer
+            left = (trainer.plan.total_steps - trainer.iteration) * self._seconds / self._counted
+            pause = sum(self._pauses) / len(self._pauses) if self._pauses else 0.0
+            trainer.eta = left + pause * (trainer.max_epoch - trainer.epoch)
+
+    def after_epoch(self) -> None:
+        self._epoch_end = time.perf_counter()
+
+
+@HOOKS.register_module()
+class InformationWriter(HookBase):
+    """Writes a line to the log, and scalars for TensorBoard, every ``log_freq`` steps.
+
+    The numbers are means over the steps since the last line, on this process. Reading them is the
+    only moment at which the loop waits for the device.
+
+    Args:
+        log_freq: steps between two lines; ``cfg.log_freq`` by default.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
+
+    phase = Phase.LOG
+
+    def __init__(self, log_freq: int | None = None) -> None:
+        if log_freq is not None and log_freq < 1:
+            raise ConfigError(f"InformationWriter: log_freq={log_freq}: expected a positive integer or None")
+        self.log_freq = log_freq
+
+    def before_train(self) -> None:
+        self._every = self.log_freq or self.trainer.cfg.log_freq
+        self._recent: list[StepResult] = []
+        device.reset_peak_memory()
+
+    def before_epoch(self) -> None:
+        self._start = time.perf_counter()
+        self._first = self.trainer.iteration
+        self._epoch: list[dict[str, float]] = []
+        self._weights: list[int] = []
+
+    def after_step(self, result: StepResult) -> None:
+        self._recent.append(result)
+        # The first step too: whoever starts a run wants to see that it runs.
+        if result.step % self._every == 0 or result.step == result.steps or result.iteration == 1:
+            self._write(result)
+
+    def _write(self, last: StepResult) -> None:
+        trainer = self.trainer
+        trainer.check_losses()
+        recent, self._recent = self._recent, []
+        values = mean_values(recent)
+        self._epoch.append(values)
+        self._weights.append(len(recent))
+        seconds = sum(r.step_seconds for r in recent) / len(recent)
+        waiting = sum(r.data_seconds for r in recent) / len(recent)
+        memory = device.peak_memory() / 2**30
+        logger.info(
+            "Train [%d/%d][%d/%d] %.3f s (data %.3f)%s lr %s %s%s",
+            *(last.epoch + 1, trainer.max_epoch, last.step, last.steps, seconds, waiting),
+            f" ETA {clock(trainer.eta)}" if trainer.eta is not None else "",
+            "/".join(f"{rate:.2e}" for rate in last.lr.values()),
+            describe(values),
+            f" mem {memory:.1f} GiB" if memory else "",
+        )
+        for name, value in values.items():
+            trainer.writer.add(f"train/{name}", value, last.iteration)
+        for name, rate in last.lr.items():
+            trainer.writer.add(f"lr/{name}", rate, last.iteration)
+        trainer.writer.add("time/step", seconds, last.iteration)
+        trainer.writer.add("time/data", waiting, last.iteration)
+        if memory:
+            trainer.writer.add("memory/peak_gib", memory, last.iteration)
+
+    def after_epoch(self) -> None:
+        trainer = self.trainer
+        steps = trainer.iteration - self._first
+        if not steps:
+            return
+        seconds = time.perf_counter() - self._start
+        total = sum(self._weights)
+        names = dict.fromkeys(name for values in self._epoch for name in values)
+        means = {
+            name: sum(v.get(name, 0.0) * w for v, w in zip(self._epoch, self._weights, strict=True)) / total
+            for name in names
+        }
+        logger.info(
+            "Train [%d/%d] done: %d steps in %s (%.3f s each), mean %s",
+            *(trainer.epoch + 1, trainer.max_epoch, steps, clock(seconds), seconds / steps, describe(means)),
+        )
+        for name, value in means.items():
+            trainer.writer.add(f"epoch/{name}", value, trainer.epoch + 1)

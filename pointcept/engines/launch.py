@@ -1,0 +1,166 @@
+"""Starting the processes of a run, and turning its errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from pointcept.utils import device
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+USER_ERRORS: dict[str, type[Exception]] = {
+    "ConfigError": ConfigError,
+    "DataError": DataError,
+    "CheckpointError": CheckpointError,
+    "FloatingPointError": FloatingPointError,
+}
+
+
+def launch(
+    main: Callable[[Any], None],
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    cfg: Any = None,
+) -> None:
+    """Call ``main(cfg)`` in every process of the run.
+
+    One process per GPU; on the CPU (``POINTCEPT_DEVICE=cpu``) ``num_gpus`` is the number of
+    processes. Under ``torchrun`` the processes exist already and its environment decides.
+
+    Args:
+        main: a function of a module, so that other processes can import it.
+        num_gpus: per machine.
+        num_machines: machines of the run.
+        machine_rank: number of this machine.
+        dist_url: where the processes meet, ``tcp://host:port``; ``auto`` on one machine.
+        cfg: handed to ``main``.
+
+    Raises:
+        ConfigError: more GPUs than there are, or numbers that contradict each other.
+        DataError, CheckpointError, FloatingPointError: raised by ``main`` in any process.
+    """
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
+        _run_under_torchrun(main, cfg)
+        return
+    _check(num_gpus, num_machines, machine_rank, dist_url)
+    if num_gpus * num_machines == 1:
+        main(cfg)
+        return
+    if dist_url == "auto":
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
+    arguments = (main, num_gpus, num_gpus * num_machines, machine_rank, dist_url, cfg, errors)
+    try:
+        multiprocessing.start_processes(_process, args=arguments, nprocs=num_gpus, join=True, start_method="spawn")
+    except Exception as error:
+        if errors.empty():
+            raise
+        name, message = errors.get()
+        raise USER_ERRORS[name](message) from error
+
+
+def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str) -> None:
+    if num_gpus < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
+        raise ConfigError(
+            f"--num-gpus {num_gpus} --num-machines {num_machines} --machine-rank {machine_rank}: expected at least "
+            "one of each and 0 <= rank < machines"
+        )
+    if num_machines > 1 and dist_url == "auto":
+        raise ConfigError("several machines need --dist-url tcp://<host of machine 0>:<port>")
+    count = device.device_count()
+    if num_gpus > max(count, 1) and device.device_override() != "cpu":
+        raise ConfigError(
+            f"--num-gpus {num_gpus}, but this machine has {count}; {device.VARIABLE}=cpu runs as many CPU processes"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _run_under_torchrun(main: Callable[[Any], None], cfg: Any) -> None:
+    local = int(os.environ["LOCAL_RANK"])
+    count = device.device_count()
+    if 0 < count <= local:
+        raise ConfigError(f"torchrun started process {local} on a machine with {count} GPUs: lower --nproc-per-node")
+    _join(local, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://")
+    main(cfg)
+    dist.destroy_process_group()
+
+
+def _join(local_rank: int, rank: int, world_size: int, url: str) -> None:
+    on = device.set_local_device(local_rank)
+    options = {"device_id": on} if on.type == "cuda" else {}
+    backend = "nccl" if on.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=world_size, **options)  # type: ignore[arg-type]
+
+
+def _process(
+    local_rank: int,
+    main: Callable[[Any], None],
+    num_gpus: int,
+    world_size: int,
+    machine_rank: int,
+    url: str,
+    cfg: Any,
+    errors: Any,
+) -> None:
+    """One spawned process. Errors of the user travel to the parent as they are, not as a traceback."""
+    if device.device_count() == 0:
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus))
+    try:
+        _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
+        main(cfg)
+    except tuple(USER_ERRORS.values()) as error:
+        kind = next(name for name, cls in USER_ERRORS.items() if isinstance(error, cls))
+        errors.put((kind, str(error)))
+        sys.exit(2)
+    # Not in a finally: after an error other processes may never answer.
+    dist.destroy_process_group()
+
+
+def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
+    """Run a command line tool; show what the user got wrong as one message.
+
+    Args:
+        run: the tool.
+        show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
+
+    Returns:
+        0; 2 for a wrong config, data set or weight file; 1 for a loss that is no number; 130 after
+        Ctrl-C. Every other exception passes through.
+    """
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except tuple(USER_ERRORS.values()) as error:
+        if show_traceback or os.environ.get("POINTCEPT_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        sys.stderr.write(f"error: {user_message(error)}\n")
+        return 1 if isinstance(error, FloatingPointError) else 2
+    return 0
+
+
+def user_message(error: Exception) -> str:
+    """The message alone, where a data loading process has wrapped its whole traceback around it."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
+    return text

@@ -1,0 +1,172 @@
+"""The tester: ``python tools/test.py --config configs/semantic_kitti/student.py --options weight=PATH``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pointcept.datasets import build_dataset
+from pointcept.engines.data import eval_loader, per_process, scan_loader
+from pointcept.engines.evaluate import evaluate_quick
+from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
+from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, write_report
+from pointcept.models import build_inference_model
+from pointcept.utils import comm, device
+from pointcept.utils.checkpoint import load_weights
+from pointcept.utils.errors import ConfigError
+from pointcept.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+TESTERS = Registry("testers")
+
+
+def build_tester(cfg: Any, **supplied: Any) -> SemSegTester:
+    """Build the tester that ``cfg.test`` names.
+
+    Args:
+        cfg: the resolved config.
+        **supplied: ``model`` or ``weight`` in the place of ``cfg.weight``.
+
+    Raises:
+        ConfigError, CheckpointError: see the tester.
+    """
+    TESTERS.check(cfg.test, "test", ("cfg", *supplied))
+    arguments = {key: value for key, value in cfg.test.items() if key != "type"}
+    tester: SemSegTester = TESTERS.get(cfg.test.type)(cfg, **arguments, **supplied)
+    return tester
+
+
+@TESTERS.register_module("SemSegTester")
+class SemSegTester:
+    """Evaluates weights: per-class IoU and accuracy, their means, and a JSON file.
+
+    The scans come from ``data.test`` as fragments and views that vote; that result is called
+    *precise*. Scans without labels get a submission file in the format of their benchmark instead.
+
+    Args:
+        cfg: the resolved config; ``weight`` names the weights when no ``model`` is given.
+        verbose: log a line for each scan.
+        save_predictions: keep the classes of every point as ``result/predictions/<name>.npy``.
+        quick: evaluate ``data.val`` in one pass instead, as it is done during training; that
+            result is called *quick*.
+        model: a network that holds its weights already.
+        weight: weights to use instead of ``cfg.weight``.
+
+    Raises:
+        ConfigError: no weights are named.
+        CheckpointError: the weights are missing, damaged or do not fit.
+    """
+
+    # A config does not name these; the engine may hand them over.
+    supplied_by_engine = ("cfg", "model", "weight")
+
+    def __init__(
+        self,
+        cfg: Any,
+        verbose: bool = True,
+        save_predictions: bool = False,
+        quick: bool = False,
+        model: nn.Module | None = None,
+        weight: str | None = None,
+    ) -> None:
+        self.cfg = cfg
+        self.verbose = verbose
+        self.save_predictions = save_predictions
+        self.quick = quick
+        self.folder = Path(cfg.save_path) / "result"
+        self.weight = weight or cfg.weight
+        if model is None:
+            if not self.weight:
+                raise ConfigError("the tester needs weights: --options weight=PATH (or --model-file PATH)")
+            model = build_inference_model(cfg.model)
+            load_weights(model, self.weight)
+        self.model = model.to(device.get_device()).eval()
+        self.precision = Precision.of(cfg)
+
+    @property
+    def kind(self) -> Kind:
+        """How the result is measured; it stands beside every number."""
+        return "quick" if self.quick else "precise"
+
+    def test(self) -> Metrics | None:
+        """Evaluate, log the table and write the JSON file.
+
+        Returns:
+            The metrics, the same on every process; ``None`` when no scan has labels.
+
+        Raises:
+            DataError: scans, labels or fragments are wrong; the message names the scan.
+        """
+        start = time.perf_counter()
+        section = self.cfg.data.val if self.quick else self.cfg.data.test
+        dataset = build_dataset(section)
+        if self.quick:
+            metrics, _ = evaluate_quick(self.model, eval_loader(dataset, self.cfg), dataset, self.precision)
+        else:
+            metrics = self._vote_on_all(dataset)
+        if metrics.num_scans == 0:
+            if comm.is_main_process():
+                logger.info("no scan has labels, so there is no mIoU; submission in %s", self.folder / "submission")
+            return None
+        if comm.is_main_process():
+            logger.info("%s", format_table(metrics, self.kind))
+            path = self._result_path()
+            extra = {
+                "weight": str(self.weight) if self.weight else None,
+                "model": self.cfg.model.to_dict(),
+                "seconds": round(time.perf_counter() - start, 2),
+            }
+            write_report(path, metrics, self.kind, extra)
+            logger.info("wrote %s", path)
+        return metrics
+
+    def _result_path(self) -> Path:
+        if not self.cfg.miou_result_path:
+            return self.folder / f"miou_{self.kind}.json"
+        path = Path(self.cfg.miou_result_path)
+        return path if path.suffix == ".json" else path / f"miou_{self.kind}.json"
+
+    def _vote_on_all(self, dataset: Any) -> Metrics:
+        loader = scan_loader(dataset, self.cfg)
+        batch_size = per_process(self.cfg.batch_size_test, "batch_size_test")
+        matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
+        for number, sample in enumerate(loader, start=1):
+            begin = time.perf_counter()
+            if "fragment_list" not in sample:
+                raise ConfigError("the tester needs data.test with test_mode=True and test_cfg (or test.quick=True)")
+            scan = predict_scan(self.model, sample, batch_size, self.precision)
+            self._keep(dataset, scan)
+            if scan.target is not None:
+                matrix.update(scan.pred, scan.target)
+            if self.verbose:
+                self._log_scan(scan, dataset, f"[{number}/{len(loader)}]", time.perf_counter() - begin)
+        matrix.all_reduce()
+        return matrix.compute()
+
+    def _keep(self, dataset: Any, scan: ScanPrediction) -> None:
+        """Write what is asked for: a submission for scans without labels, predictions on request."""
+        pred = scan.pred.cpu().numpy()
+        if scan.target is None:
+            dataset.write_submission(self.folder / "submission", scan.name, pred)
+        if self.save_predictions:
+            path = self.folder / "predictions" / f"{scan.name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, pred.astype(np.int16))
+
+    def _log_scan(self, scan: ScanPrediction, dataset: Any, place: str, seconds: float) -> None:
+        result = "submission written"
+        if scan.target is not None:
+            own = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, scan.pred.device)
+            own.update(scan.pred, scan.target)
+            one = own.compute()
+            result = f"mIoU {self.kind} {100 * one.miou_present:.2f} % accuracy {100 * one.all_acc:.2f} %"
+        logger.info(
+            "Test %s %s: %d points, %.1f passes per point, %.2f s, %s",
+            *(place, scan.name, len(scan.pred), scan.passes, seconds, result),
+        )

@@ -1,0 +1,334 @@
+"""The training loop: ``python tools/train.py --config configs/semantic_kitti/teacher.py``."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pointcept.datasets import build_dataset
+from pointcept.engines import checkpoint
+from pointcept.engines.data import eval_loader, per_process, train_loader
+from pointcept.engines.evaluate import EvaluationResult
+from pointcept.engines.hooks import HookBase, build_hooks
+from pointcept.engines.interrupt import Interrupts
+from pointcept.engines.sampler import TrainSampler, plan_by_epochs, plan_by_steps
+from pointcept.engines.step import LossMonitor, StepResult
+from pointcept.models import build_model
+from pointcept.utils import comm, device
+from pointcept.utils.errors import ConfigError
+from pointcept.utils.events import ScalarWriter
+from pointcept.utils.optimizer import build_optimizer
+from pointcept.utils.registry import Registry
+from pointcept.utils.scheduler import build_scheduler, learning_rates
+
+logger = logging.getLogger(__name__)
+
+TRAINERS = Registry("trainers")
+
+
+def build_trainer(cfg: Any) -> TrainerBase:
+    """Build the trainer that ``cfg.train`` names.
+
+    Raises:
+        ConfigError, DataError: see the trainer.
+    """
+    TRAINERS.check(cfg.train, "train", ("cfg",))
+    arguments = {key: value for key, value in cfg.train.items() if key != "type"}
+    trainer: TrainerBase = TRAINERS.get(cfg.train.type)(cfg, **arguments)
+    return trainer
+
+
+class TrainerBase:
+    """The loop and its moments; a subclass says what batches and a step are."""
+
+    hooks: Sequence[HookBase] = ()
+    epoch = 0
+    iteration = 0
+    max_epoch = 0
+    completed = False
+
+    def train(self) -> None:
+        """Run from ``self.epoch`` to ``self.max_epoch``.
+
+        Raises:
+            FloatingPointError: a loss was NaN or infinite.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
+        """
+        with Interrupts() as interrupts:
+            try:
+                self.call("before_train")
+                while self.epoch < self.max_epoch:
+                    self.call("before_epoch")
+                    for batches in self.groups():
+                        self.call("before_step")
+                        with interrupts.step(self.iteration + 1):
+                            result = self.run_step(batches)
+                        self.call("after_step", result)
+                    self.call("after_epoch")
+                    self.epoch += 1
+                self.completed = True
+            except KeyboardInterrupt:
+                self.interrupted(whole=not interrupts.in_step)
+                raise
+            finally:
+                self.release()
+                self.call("after_train")
+
+    def call(self, moment: str, *arguments: Any) -> None:
+        """Call the method ``moment`` of every hook, in the order of their phases."""
+        for hook in sorted(self.hooks, key=lambda hook: hook.phase):
+            getattr(hook, moment)(*arguments)
+
+    def groups(self) -> Iterator[list[Any]]:
+        """Yield the batches of each optimizer step that is left in this epoch."""
+        raise NotImplementedError
+
+    def run_step(self, batches: list[Any]) -> StepResult:
+        """Do one optimizer step."""
+        raise NotImplementedError
+
+    def interrupted(self, whole: bool) -> None:
+        """React to an interrupt; ``whole`` says that no step was half done."""
+
+    def release(self) -> None:
+        """Free what only the loop needs, before the hooks end."""
+
+
+@TRAINERS.register_module("DefaultTrainer")
+class DefaultTrainer(TrainerBase):
+    """Trains the model of a config; everything is built here, nothing is built elsewhere.
+
+    ``epoch`` passes over the data are cut into ``eval_epoch`` evaluation epochs. Numbers in logs
+    count optimizer steps; a step reads ``gradient_accumulation_steps`` batches.
+
+    Args:
+        cfg: the resolved config.
+        max_iter: train for this many optimizer steps instead of ``epoch`` passes over the data;
+            the ``eval_epoch`` evaluations are evenly spaced.
+
+    Attributes:
+        model: what is called in training, possibly wrapped for several processes.
+        network: the model itself.
+        epoch: number of the current evaluation epoch, from 0.
+        iteration: optimizer steps done in the whole run.
+        evaluation: the last evaluation, set by an evaluator.
+        best_metric: the best value of its metric so far.
+        eta: seconds left, set by the timer.
+
+    Raises:
+        ConfigError: settings that contradict each other; the message names them.
+        DataError: data are missing or empty.
+    """
+
+    def __init__(self, cfg: Any, max_iter: int | None = None) -> None:
+        self.cfg = cfg
+        self.device = device.get_device()
+        self.folder = Path(cfg.save_path) / "model"
+        self.config_text: str = cfg.pretty_text()
+        self.evaluation: EvaluationResult | None = None
+        self.best_metric = float("-inf")
+        self.eta: float | None = None
+        self.monitor = LossMonitor()
+        self._step_end = self._data_seconds = 0.0
+        self.writer = ScalarWriter(cfg.save_path)
+        self._build_data(max_iter)
+        self._build_model()
+        self._build_optimization()
+        self.hooks = self._build_hooks()
+
+    def _build_data(self, max_iter: int | None) -> None:
+        cfg = self.cfg
+        per_process(cfg.batch_size, "batch_size")
+        self.train_set = build_dataset(cfg.data.train)
+        samples, accumulation = len(self.train_set), cfg.gradient_accumulation_steps
+        if max_iter is None:
+            self.plan = plan_by_epochs(
+                samples, cfg.batch_size, cfg.epoch, cfg.eval_epoch, accumulation, comm.world_size()
+            )
+        else:
+            self.plan = plan_by_steps(samples, cfg.batch_size, max_iter, cfg.eval_epoch, accumulation)
+        self.max_epoch = len(self.plan.epochs)
+        self.sampler = TrainSampler(samples, cfg.seed or 0, comm.rank(), comm.world_size())
+        self.train_loader = train_loader(self.train_set, self.sampler, cfg)
+        self.val_set = build_dataset(cfg.data.val) if cfg.evaluate else None
+        self.val_loader = eval_loader(self.val_set, cfg) if cfg.evaluate else None
+
+    def _build_model(self) -> None:
+        cfg = self.cfg
+        network = build_model(cfg.model)
+        if cfg.sync_bn and comm.world_size() > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network.to(self.device)
+        self.model: nn.Module = self.network
+        if comm.world_size() > 1:
+            self.model = DistributedDataParallel(
+                self.network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                find_unused_parameters=cfg.find_unused_parameters,
+            )
+        trainable = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        logger.info("%s: %.2f M trainable parameters", cfg.model.type, trainable / 1e6)
+
+    def _build_optimization(self) -> None:
+        cfg = self.cfg
+        if cfg.optimizer is None or cfg.scheduler is None:
+            raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
+        self.optimizer = build_optimizer(cfg.optimizer, self.network, cfg.param_dicts)
+        self.scheduler = build_scheduler(cfg.scheduler, self.optimizer, self.plan.total_steps)
+        self.amp_dtype = device.amp_dtype(cfg.amp_dtype)
+        self.scaler = device.make_grad_scaler(cfg.enable_amp, self.amp_dtype)
+        if self.scaler.is_enabled():
+            # The scaler finds its scale by skipping the first steps; the schedule goes on meanwhile.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+
+    def _build_hooks(self) -> list[HookBase]:
+        hooks = build_hooks(self.cfg.hooks)
+        if (self.cfg.weight or self.cfg.resume) and not any(hook.phase == hook.phase.LOAD for hook in hooks):
+            raise ConfigError("weight or resume is set, but hooks has no CheckpointLoader that would read it")
+        for hook in hooks:
+            hook.trainer = self
+        return hooks
+
+    def train(self) -> None:
+        """See :meth:`TrainerBase.train`; the TensorBoard file is closed whatever happens."""
+        plan = self.plan
+        logger.info(
+            "%d scans, %d evaluation epochs, %d iterations of %d x %d scans on %d process(es), device %s",
+            *(self.sampler.samples, self.max_epoch, plan.total_steps, plan.accumulation, plan.batch_size),
+            *(comm.world_size(), self.device),
+        )
+        self.model.train()
+        try:
+            super().train()
+        finally:
+            self.writer.close()
+
+    def release(self) -> None:
+        """End the data loading processes.
+
+        The garbage collector would find them in a cycle and then waits five seconds for each loader.
+        """
+        del self.train_loader
+        self.val_loader = None
+
+    def position(self) -> int:
+        """Samples of the stream that the finished steps have consumed, over all processes."""
+        if self.epoch >= self.max_epoch:
+            return self.plan.epochs[-1].stop
+        plan = self.plan.epochs[self.epoch]
+        done = self.iteration - self.plan.first_step(self.epoch)
+        return min(plan.start + done * self.plan.batch_size * self.plan.accumulation, plan.stop)
+
+    def groups(self) -> Iterator[list[Any]]:
+        """Yield the batches of each optimizer step; the last group of an epoch may be smaller."""
+        self.sampler.set_range(self.position(), self.plan.epochs[self.epoch].stop)
+        batches = iter(self.train_loader)
+        self._step_end = time.perf_counter()
+        while True:
+            start = time.perf_counter()
+            group = list(islice(batches, self.plan.accumulation))
+            self._data_seconds = time.perf_counter() - start
+            if not group:
+                return
+            yield group
+
+    def run_step(self, batches: list[Any]) -> StepResult:
+        """Forward and backward over ``batches``, clip, and step optimizer and schedule.
+
+        Raises:
+            FloatingPointError: a loss of the last steps was NaN or infinite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs = [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)]
+        rates = learning_rates(self.optimizer)
+        norm = self._update()
+        self.iteration += 1
+        if self.cfg.empty_cache:
+            device.empty_cache()
+        start, self._step_end = self._step_end, time.perf_counter()
+        result = StepResult(
+            iteration=self.iteration,
+            epoch=self.epoch,
+            step=self.iteration - self.plan.first_step(self.epoch),
+            steps=self.plan.epochs[self.epoch].steps,
+            loss=torch.stack([output["loss"].detach() for output in outputs]).mean(),
+            losses=_mean_terms([output.get("losses", {}) for output in outputs]),
+            lr=rates,
+            batch_size=sum(len(batch["offset"]) for batch in batches),
+            data_seconds=self._data_seconds,
+            step_seconds=self._step_end - start,
+            grad_norm=norm,
+        )
+        self.monitor.add(result)
+        return result
+
+    def _forward_backward(self, batch: Any, of: int, number: int) -> dict[str, Any]:
+        """Add the gradient of one batch, weighted by 1 / ``of``; the last one shares it over processes."""
+        share_now = number == of - 1 or not isinstance(self.model, DistributedDataParallel)
+        with nullcontext() if share_now else self.model.no_sync():  # type: ignore[operator]
+            with device.autocast(self.cfg.enable_amp, self.amp_dtype):
+                output: dict[str, Any] = self.model(device.move(batch, self.device))
+            loss = output["loss"]
+            if not loss.requires_grad:
+                # A batch without one labelled point may give a constant; it then moves nothing.
+                loss = loss + 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
+            self.scaler.scale(loss / of).backward()
+        return output
+
+    def _update(self) -> torch.Tensor | None:
+        norm = None
+        if self.cfg.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return norm
+
+    def check_losses(self) -> None:
+        """Read all losses that have not been read.
+
+        Raises:
+            FloatingPointError: one of them was NaN or infinite.
+        """
+        self.monitor.check()
+
+    def save(self, name: str, epoch_done: bool = False) -> None:
+        """Write a checkpoint that training can go on from; every process has to call it.
+
+        Args:
+            name: file name in ``save_path/model``.
+            epoch_done: the current epoch needs no more evaluation.
+
+        Raises:
+            FloatingPointError: a loss or a weight is NaN or infinite; nothing is written.
+        """
+        checkpoint.save(self, self.folder / name, epoch_done)
+
+    def interrupted(self, whole: bool) -> None:
+        """Write ``model_last.pth``, unless a step is half done or none has been done since the start."""
+        if not whole:
+            logger.warning("interrupted within a step: no checkpoint, the last one stays as it is")
+        elif self.iteration > 0:
+            path = self.folder / "model_last.pth"
+            checkpoint.save(self, path, collective=False)
+            logger.warning("interrupted at iteration %d: go on with --options resume=True", self.iteration)
+
+
+def _mean_terms(terms: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Average each named term over the batches of a step that have it."""
+    names = dict.fromkeys(name for entry in terms for name in entry)
+    return {
+        name: torch.stack([torch.as_tensor(entry[name]).detach() for entry in terms if name in entry]).mean()
+        for name in names
+    }

@@ -1,0 +1,108 @@
+"""The command line, the folder of a run, and the numbers that processes share."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import fakes
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from pointcept.engines.data import ReportingDataset, eval_loader, per_process, scan_loader
+from pointcept.engines.defaults import argument_parser, benchmark_config, config_from_args, default_setup
+from pointcept.engines.hooks.progress import clock, describe
+from pointcept.utils import comm
+from pointcept.utils.config import Config
+from pointcept.utils.errors import ConfigError, DataError
+
+REPO = Path(__file__).parents[3]
+
+
+def test_options_may_be_given_several_times() -> None:
+    parser = argument_parser("x")
+    args = parser.parse_args(["--config-file", "a.py", "--options", "epoch=1", "seed=2", "--options", "epoch=3"])
+    assert args.config == "a.py"
+    assert args.options == ["epoch=1", "seed=2", "epoch=3"]
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+
+
+def test_benchmark_names_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argument_parser("x", test=True)
+    with pytest.raises(ConfigError, match="either --config FILE or --benchmark"):
+        config_from_args(parser.parse_args([]))
+    with pytest.raises(ConfigError, match="either --config FILE or --benchmark"):
+        config_from_args(parser.parse_args(["--config", "a.py", "--benchmark", "waymo"]))
+    place = tmp_path / "configs" / "waymo" / "student.py"
+    place.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    place.write_text('model = dict(type="FakeModel")\ndata = dict(test=dict(type="FakeDataset", test_mode=True))\n')
+    assert benchmark_config("waymo") == place
+    cfg = config_from_args(parser.parse_args(["--benchmark", "waymo", "--model-file", "w.pth"]))
+    assert cfg.weight == "w.pth"
+    place.write_text('model = dict(type="FakeModle")\ndata = dict()\n')
+    with pytest.raises(ConfigError, match=r"student\.py: model: unknown type 'FakeModle'.*did you mean 'FakeModel'"):
+        config_from_args(parser.parse_args(["--benchmark", "waymo"]))
+
+
+def test_setup_records_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = fakes.make_config(tmp_path / "run", seed=None)
+    default_setup(cfg)
+    assert isinstance(cfg.seed, int)
+    recorded = Config.fromfile(tmp_path / "run" / "config.py")
+    assert recorded.seed == cfg.seed
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["seed"] == cfg.seed
+    numbers = random.random(), float(torch.rand(()))
+    default_setup(recorded)
+    assert (random.random(), float(torch.rand(()))) == numbers
+    # Testing into the same folder leaves the record of the training alone.
+    before = (tmp_path / "run" / "config.py").read_text()
+    default_setup(fakes.make_config(tmp_path / "run", epoch=6), "test")
+    assert (tmp_path / "run" / "config.py").read_text() == before
+    assert Config.fromfile(tmp_path / "run" / "result" / "config.py").epoch == 6
+
+
+def test_setup_refuses_a_file_and_warns_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file, expected a folder"):
+        default_setup(fakes.make_config(tmp_path / "file"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_last.pth").touch()
+    default_setup(fakes.make_config(tmp_path))
+    assert "holds an earlier run" in capsys.readouterr().out
+
+
+def test_batches_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert per_process(6, "batch_size") == 6
+    monkeypatch.setattr(comm, "world_size", lambda: 4)
+    assert per_process(8, "batch_size") == 2
+    assert per_process(None, "batch_size_val") == 1
+    with pytest.raises(ConfigError, match="batch_size=6 is not divisible by the number of processes 4"):
+        per_process(6, "batch_size")
+
+
+def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
+    cfg = fakes.make_config(tmp_path)
+    for loader in (eval_loader, scan_loader):
+        with pytest.raises(DataError, match="evaluation set is empty"):
+            loader(fakes.FakeDataset(scans=0), cfg)
+
+
+def test_errors_of_samples_keep_their_kind() -> None:
+    class Bad(fakes.FakeDataset):
+        def __getitem__(self, draw: object) -> dict[str, object]:
+            assert get_worker_info() is None
+            raise DataError("000003.bin: 7 bytes are no multiple of 16")
+
+    with pytest.raises(DataError, match=r"^sample 3 \(scan3\), seed 9: 000003\.bin: 7 bytes"):
+        ReportingDataset(Bad())[fakes.Draw(3, 9)]
+
+
+def test_words_of_the_log() -> None:
+    assert [clock(s) for s in (0, 59.6, 3600, 36061)] == ["0:00:00", "0:01:00", "1:00:00", "10:01:01"]
+    values = {"loss": 1.25, "ce": 1.0, "kld/raw": 0.25, "grad_norm": 3.0}
+    assert describe(values) == "loss 1.2500 (ce 1.0000, kld/raw 0.2500) grad norm 3.00"
+    assert describe({"loss": 1.0}) == "loss 1.0000"

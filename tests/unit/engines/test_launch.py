@@ -1,0 +1,147 @@
+"""Several processes, and what the command line tools do with errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fakes
+import pytest
+import torch
+import two_processes
+
+from pointcept.engines.launch import exit_code, launch, user_message
+from pointcept.utils.checkpoint import read_checkpoint
+from pointcept.utils.errors import ConfigError, DataError
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[2]
+
+
+def test_two_processes_end_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # An odd number of scans: the shares of the evaluation differ.
+    cfg = fakes.make_config(tmp_path, epoch=2, eval_epoch=2, gradient_accumulation_steps=3, sync_bn=False)
+    cfg.data.val.scans = 5
+    launch(two_processes.train, num_gpus=2, cfg=cfg)
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    parameters = [key for key in one["state"] if "running" not in key and "num_batches" not in key]
+    assert parameters
+    assert all(torch.equal(one["state"][key], two["state"][key]) for key in parameters)
+    assert one["scans"] == two["scans"] == 5
+    assert one["objects"] == [0, 1]
+    assert one["sum"].item() == 3
+    assert two["told"] == "rank 0"
+    saved = read_checkpoint(tmp_path / "model" / "model_last.pth")
+    assert saved["iteration"] == 4
+    assert len(saved["random"]) == 2
+    log = (tmp_path / "train.log").read_text()
+    assert log.count("Train [2/2] done") == 1
+    assert "2 process(es)" in log
+
+
+def test_an_error_of_one_process_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(DataError, match=r"^scan 000042.bin is cut off$"):
+        launch(two_processes.fail, num_gpus=2)
+
+
+def test_torchrun_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import two_processes as t; "
+    code += f"from pointcept.engines.launch import launch; launch(t.say_rank, cfg={str(tmp_path)!r})"
+    from pointcept.engines.launch import _free_port
+
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=REPO, env={**os.environ, **shared, "RANK": r, "LOCAL_RANK": r}
+        )
+        for r in "01"
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert (tmp_path / "rank0").read_text() == "2 0"
+    assert (tmp_path / "rank1").read_text() == "2 1"
+
+
+def test_numbers_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--machine-rank 2"):
+        launch(two_processes.fail, num_machines=2, machine_rank=2)
+    with pytest.raises(ConfigError, match="need --dist-url"):
+        launch(two_processes.fail, num_machines=2)
+    monkeypatch.setenv("POINTCEPT_DEVICE", "")
+    wanted = torch.cuda.device_count() + 2
+    with pytest.raises(ConfigError, match=f"--num-gpus {wanted}, but this machine has"):
+        launch(two_processes.fail, num_gpus=wanted)
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(error: BaseException) -> int:
+        def run() -> None:
+            raise error
+
+        return exit_code(run)
+
+    assert exit_code(lambda: None) == 0
+    assert raising(ConfigError("no such key")) == 2
+    assert raising(FloatingPointError("loss is nan")) == 1
+    assert raising(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "error: no such key\nerror: loss is nan\ninterrupted\n"
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden
+        raising(ZeroDivisionError())
+    monkeypatch.setenv("POINTCEPT_TRACEBACK", "1")
+    assert raising(DataError("bad")) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_message_of_a_loading_process_is_unwrapped() -> None:
+    text = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
+    text += "pointcept.utils.errors.DataError: 08/1.bin: 7 bytes\n"
+    assert user_message(DataError(text)) == "08/1.bin: 7 bytes"
+    assert user_message(DataError("plain")) == "plain"
+
+
+CONFIG = """
+import json
+model = dict(type="FakeModel")
+optimizer = dict(type="AdamW", lr=0.01)
+scheduler = dict(type="OneCycleLR", max_lr=0.01)
+seed, epoch, eval_epoch, batch_size, num_worker = 1, 2, 2, 2, 1
+data = dict(
+    num_classes=3, ignore_index=-1, names=["left", "middle", "right"],
+    train=dict(type="FakeDataset"), val=dict(type="FakeDataset"), test=dict(type="FakeDataset", test_mode=True),
+)
+"""
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``tools/<name>`` with the fakes registered."""
+    code = f"import sys, runpy; sys.path.insert(0, {str(HERE)!r}); import fakes; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(REPO / "tools" / name), *arguments]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+
+
+def test_the_tools_train_and_test(tmp_path: Path) -> None:
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.replace("import json\n", ""))
+    run = tmp_path / "run"
+    done = tool("train.py", "--config-file", str(config), "--options", f"save_path={run}", "epoch=4")
+    assert done.returncode == 0, done.stderr
+    assert "Train [2/2][8/8]" in done.stdout
+    assert "precise evaluation of 8 scans" in done.stdout
+    assert {p.name for p in run.iterdir()} >= {"config.py", "environment.json", "train.log", "model", "result"}
+    done = tool(
+        "test.py", "--config", str(run / "config.py"), "--model-file", str(run / "model" / "model_best.pth"),
+        "--options", f"save_path={tmp_path / 'other'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "other" / "result" / "miou_precise.json").read_text().count("iou_precise") == 3
+    assert not (tmp_path / "other" / "config.py").exists()
+    done = tool("train.py", "--config", str(config), "--options", f"save_path={run}", "batch_sise=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "batch_size" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,102 @@
+"""Resuming: a run that was cut gives the losses of the run that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fakes
+import pytest
+import torch
+from fakes import make_config
+from runs import Recorder, interrupt, make_trainer, run, same_weights
+
+from pointcept.utils.checkpoint import read_checkpoint
+from pointcept.utils.device import seed_everything
+from pointcept.utils.errors import CheckpointError, ConfigError
+
+
+# Within an epoch, at the ends of two of the three, and once with a loading process.
+@pytest.mark.parametrize(("at", "workers"), [(3, 0), (4, 0), (6, 0), (8, 0), (6, 1)])
+def test_resume_goes_on_exactly(tmp_path: Path, at: int, workers: int) -> None:
+    whole, reference = run(make_config(tmp_path / "whole", num_worker=workers))
+    cut = make_config(tmp_path / "cut", num_worker=workers)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, Recorder(at, interrupt))
+    seed_everything(999)
+    resumed, rest = run(make_config(tmp_path / "cut", num_worker=workers, resume=True))
+    assert sorted(rest.losses) == list(range(at + 1, 13))
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > at}
+    assert rest.lr == {i: lr for i, lr in reference.lr.items() if i > at}
+    assert same_weights(whole.network, resumed.network)
+    assert resumed.best_metric == whole.best_metric
+    assert resumed.evaluation is not None
+    assert whole.evaluation is not None
+    assert resumed.evaluation.metrics.iou == whole.evaluation.metrics.iou
+
+
+def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: Path) -> None:
+    hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_iter": 3, "save_freq": 2}]
+    whole, reference = run(make_config(tmp_path / "a", hooks=hooks))
+    assert {p.name for p in (tmp_path / "a" / "model").iterdir()} == {"model_last.pth", "epoch_2.pth"}
+    # An epoch's checkpoint goes on with the next epoch, without evaluating again.
+    cfg = make_config(tmp_path / "b", hooks=hooks, resume=True, weight=str(tmp_path / "a" / "model" / "epoch_2.pth"))
+    resumed, rest = run(cfg)
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 8}
+    assert same_weights(whole.network, resumed.network)
+
+    def crash() -> None:
+        raise OSError("the machine is gone")
+
+    # A crash writes nothing: the last iteration checkpoint (6) is where it goes on.
+    with pytest.raises(OSError, match="machine is gone"):
+        run(make_config(tmp_path / "c", hooks=hooks), Recorder(7, crash))
+    _, rest = run(make_config(tmp_path / "c", hooks=hooks, resume=True))
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 6}
+
+
+def test_resume_refuses_another_run(tmp_path: Path) -> None:
+    run(make_config(tmp_path))
+    with pytest.raises(CheckpointError, match=r"batch_size 2 -> 4.*total_steps 12 -> 6"):
+        run(make_config(tmp_path, batch_size=4, resume=True))
+    with pytest.raises(CheckpointError, match=r"model_last.pth does not exist"):
+        run(make_config(tmp_path / "empty", resume=True))
+    torch.save({"state_dict": fakes.FakeModel().state_dict()}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="no training state"):
+        run(make_config(tmp_path, weight=str(tmp_path / "weights.pth"), resume=True))
+
+
+def test_resume_of_a_finished_run_does_no_step(tmp_path: Path) -> None:
+    first, _ = run(make_config(tmp_path))
+    again, recorder = run(make_config(tmp_path, resume=True))
+    assert not recorder.losses
+    assert again.completed
+    assert same_weights(first.network, again.network)
+
+
+def test_weight_starts_from_weights_alone(tmp_path: Path) -> None:
+    first, _ = run(make_config(tmp_path / "a"))
+    path = str(tmp_path / "a" / "model" / "model_last.pth")
+    started = []
+
+    class Probe(Recorder):
+        def before_train(self) -> None:
+            started.append(same_weights(self.trainer.network, first.network))
+
+    _, recorder = run(make_config(tmp_path / "b", weight=path), Probe())
+    assert started == [True]
+    assert len(recorder.losses) == 12
+    with pytest.raises(ConfigError, match="no CheckpointLoader"):
+        make_trainer(make_config(tmp_path / "c", weight=path, hooks=[]))
+
+
+def test_a_distiller_saves_the_student_and_resumes_with_everything(tmp_path: Path) -> None:
+    model = {"type": "FakeDistiller", "student": {"type": "FakeModel"}}
+    whole, reference = run(make_config(tmp_path / "a", model=model))
+    content = read_checkpoint(tmp_path / "a" / "model" / "model_last.pth")
+    assert content["state_dict"].keys() == fakes.FakeModel().state_dict().keys()
+    assert "projection.weight" in content["model_state"]
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(tmp_path / "b", model=model), Recorder(5, interrupt))
+    resumed, rest = run(make_config(tmp_path / "b", model=model, resume=True))
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 5}
+    assert same_weights(whole.network, resumed.network)

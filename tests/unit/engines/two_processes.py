@@ -1,0 +1,42 @@
+"""Functions that ``launch`` runs in two CPU processes; a module, so that they can be imported there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fakes  # noqa: F401
+import torch
+
+from pointcept.engines.defaults import default_setup
+from pointcept.engines.train import DefaultTrainer, build_trainer
+from pointcept.utils import comm
+from pointcept.utils.errors import DataError
+
+
+def train(cfg: Any) -> None:
+    """Train, and write down what this process has in the end."""
+    torch.set_num_threads(1)
+    default_setup(cfg)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    assert isinstance(trainer, DefaultTrainer)
+    assert trainer.evaluation is not None
+    content = {"state": trainer.network.state_dict(), "scans": trainer.evaluation.metrics.num_scans}
+    content["objects"] = comm.gather_objects(comm.rank())
+    content["sum"] = comm.all_reduce_sum(torch.tensor([comm.rank() + 1.0]))
+    content["told"] = comm.broadcast_object(f"rank {comm.rank()}")
+    torch.save(content, Path(cfg.save_path) / f"rank{comm.rank()}.pt")
+
+
+def fail(cfg: Any) -> None:
+    """Process 1 finds a bad file while process 0 waits for it."""
+    if comm.rank() == 1:
+        raise DataError("scan 000042.bin is cut off")
+    comm.barrier()
+
+
+def say_rank(cfg: Any) -> None:
+    """Write the number of this process and what torchrun told it."""
+    (Path(cfg) / f"rank{comm.rank()}").write_text(f"{comm.world_size()} {os.environ['LOCAL_RANK']}")

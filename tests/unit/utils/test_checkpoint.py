@@ -1,0 +1,139 @@
+"""Weight files: atomic writing, and reading that names whatever does not fit."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pointcept.utils.checkpoint import export_weights, load_weights, read_checkpoint, save_atomically
+from pointcept.utils.errors import CheckpointError
+
+
+def make_model(width: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "rename"])
+def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    path = tmp_path / "a.pth"
+    save_atomically({"x": torch.ones(2)}, path)
+    before = path.read_bytes()
+
+    def crash(*args: Any, **kwargs: Any) -> None:
+        if moment == "write":
+            args[1].write(b"half of it")
+        raise OSError("no space left on device")
+
+    target = {"write": "torch.save", "fsync": "os.fsync", "rename": "os.replace"}[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, crash)
+        with pytest.raises(OSError, match="no space"):
+            save_atomically({"x": torch.zeros(2)}, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+    save_atomically({"x": torch.zeros(2)}, path)
+    assert read_checkpoint(path)["x"].sum() == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_published_forms_load(tmp_path: Path, prefix: str, wrapped: bool) -> None:
+    source, model = make_model(seed=1), make_model(seed=2)
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    content: Any = {"state_dict": state, "epoch": 50, "best_metric_value": np.float64(0.8)} if wrapped else state
+    torch.save(content, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth")
+    assert equal(source, model)
+
+
+def test_what_does_not_fit_is_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model()
+    state = dict(make_model(5).state_dict())
+    state["extra"] = state.pop("1.running_mean")
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_weights(model, tmp_path / "a.pth")
+    text = str(error.value)
+    assert "a.pth does not fit the model (7 entries, 1 fit)" in text
+    assert "1 missing from the file: 1.running_mean" in text
+    assert "1 unknown to the model: extra" in text
+    assert "5 of another shape: 0.weight (file (5, 3), model (4, 3)), " in text
+    before = model[0].weight.clone()  # type: ignore[index, operator, union-attr]
+    load_weights(model, tmp_path / "a.pth", strict=False)
+    assert "fits the model in 1 of 7 entries" in caplog.text
+    assert torch.equal(model[0].weight, before)  # type: ignore[index, union-attr]
+    torch.save({"other": torch.ones(1)}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="0 fit"):
+        load_weights(model, tmp_path / "b.pth", strict=False)
+
+
+def test_long_lists_are_cut(tmp_path: Path) -> None:
+    model = nn.ModuleList(nn.Linear(1, 1) for _ in range(20))
+    torch.save({"0.weight": torch.ones(1, 1)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"39 missing from the file: 0\.bias, .* and 29 more"):
+        load_weights(model, tmp_path / "a.pth")
+
+
+def test_keys_are_renamed_as_in_pointcept(tmp_path: Path) -> None:
+    source, model = make_model(seed=1), nn.ModuleDict({"backbone": make_model(seed=2)})
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth", keywords="module.", replacement="module.backbone.")
+    assert equal(source, model["backbone"])
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"gone\.pth does not exist$"):
+        read_checkpoint(tmp_path / "gone.pth")
+    path = tmp_path / "a.pth"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"a\.pth is empty"):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_checkpoint(tmp_path)
+    buffer = io.BytesIO()
+    torch.save(make_model().state_dict(), buffer)
+    for content in (buffer.getvalue()[:-200], buffer.getvalue()[:100], b"hello", b"\x80\x02"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"a.pth \({len(content)} bytes\) is damaged or not a torch file"):
+            read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"gone\.pth does not exist; the folder holds a\.pth"):
+        read_checkpoint(tmp_path / "gone.pth")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("this must not be printed",)
+
+
+def test_no_code_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="Python objects besides tensors"):
+        read_checkpoint(tmp_path / "a.pth")
+    assert capsys.readouterr().out == ""
+
+
+def test_other_contents_are_described(tmp_path: Path) -> None:
+    for content, words in (({"epoch": 3, "model": 1}, r"keys \['epoch', 'model'\]"), ([1], "list"), ({}, "keys")):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=words):
+            load_weights(make_model(), tmp_path / "a.pth")
+
+
+def test_export_keeps_the_weights_alone(tmp_path: Path) -> None:
+    source, model = make_model(seed=1), make_model(seed=2)
+    torch.save({"state_dict": source.state_dict(), "optimizer": {"m": torch.ones(100)}}, tmp_path / "a.pth")
+    export_weights(tmp_path / "a.pth", tmp_path / "sub" / "b.pth")
+    assert read_checkpoint(tmp_path / "sub" / "b.pth").keys() == {"state_dict"}
+    load_weights(model, tmp_path / "sub" / "b.pth")
+    assert equal(source, model)
