@@ -18,7 +18,7 @@ $(VENV)/.ready: setup.py pyproject.toml scripts/setup.sh
 	touch $@
 
 demo: setup
-	bash scripts/demo.sh $(BIN)/python $(DATA)
+	bash scripts/demo.sh $(BIN)/python "$(DATA)"
 
 test: setup
 	$(BIN)/python -m pytest
