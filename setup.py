@@ -34,6 +34,8 @@ setup(
         # preprocessing of the raw data sets; Waymo's message classes need one more command, see docs/datasets.md
         "nuscenes": ["nuscenes-devkit==1.2.0"],
         "waymo": ["protobuf>=4,<8", "google-crc32c>=1.5"],
+        # the street simulator
+        "simulator": ["embreex>=4.4"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         "dev": [
@@ -44,6 +46,7 @@ setup(
             "scipy>=1.10",
             "protobuf>=4,<8",
             "google-crc32c>=1.5",
+            "embreex>=4.4",
         ],
     },
 )

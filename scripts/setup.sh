@@ -23,4 +23,8 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
   fi
 fi
 "${pip[@]}" install -q -e ".[dev]"
+# Waymo's message classes; the wheel names TensorFlow as a dependency, which they do not need.
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+  "${pip[@]}" install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7
+fi
 "$venv/bin/python" -c "import pointcept, torch; print(f'pointcept {pointcept.__version__} with torch {torch.__version__} is ready in $venv')"
