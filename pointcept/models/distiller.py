@@ -1,21 +1,26 @@
 """Distillation: a frozen teacher, a live student, and the losses between them.
 
 After *Topology-Guided Knowledge Distillation for Efficient Point Cloud Processing* (arXiv 2505.08101):
-L = L_seg + Σ weight · loss(student, teacher).
+L = L_seg + Σ weight · loss(student, teacher), in full L_seg + γ L_KLD + λ L_grad + β L_topo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
 from pointcept.models.losses import DISTILL_LOSSES
+from pointcept.models.losses.distill.base import DistillationLoss
+from pointcept.models.output import Output
 from pointcept.models.segmentor import Segmentor
+from pointcept.models.teacher_cache import TeacherCache
+from pointcept.structures import GridPyramid
 from pointcept.utils.checkpoint import load_weights
+from pointcept.utils.device import Stopwatch
 from pointcept.utils.errors import ConfigError
 
 
@@ -25,7 +30,8 @@ class Distiller(nn.Module):
 
     The teacher stays in evaluation mode, gets no gradient and is no part of ``state_dict()``,
     ``parameters()`` or ``modules()``: checkpoints, optimizers and data-parallel wrappers see the
-    student and the losses' own weights only.
+    student and the losses' own weights only. It has a graph only above the deepest features, and only if
+    a loss asks for their gradient; its criteria are then its own or, if it has none, the student's.
 
     Args:
         teacher: config of the teacher's segmentor.
@@ -34,6 +40,8 @@ class Distiller(nn.Module):
             ``(student: Output, teacher: Output, batch)`` and returns an unweighted scalar; its
             ``loss_weight`` is applied here.
         teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests.
+        teacher_cache: folder that keeps the teacher's outputs per scan, for training without random
+            augmentation; see :class:`TeacherCache`.
 
     Raises:
         ConfigError: teacher and student have different numbers of classes or input channels, the
@@ -47,20 +55,33 @@ class Distiller(nn.Module):
         student: Mapping[str, Any],
         losses: Sequence[Mapping[str, Any]],
         teacher_weight: str,
+        teacher_cache: str | None = None,
     ) -> None:
         super().__init__()
-        student_model: Segmentor = MODELS.build(student)
-        teacher_model: Segmentor = MODELS.build({**teacher, "criteria": None})
-        _check_pair(teacher_model, student_model)
         if not losses:
             raise ConfigError("a Distiller needs at least one loss, such as dict(type='KLDLoss')")
+        student_model: Segmentor = MODELS.build(student)
+        modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg) for cfg in losses]
+        guided = any(module.needs_gradients for module in modules)
+        criteria = (teacher.get("criteria") or student.get("criteria")) if guided else None
+        teacher_model: Segmentor = MODELS.build({**teacher, "criteria": criteria})
+        _check_pair(teacher_model, student_model)
+        channels = student_model.backbone.stage_channels, teacher_model.backbone.stage_channels
+        for module in modules:
+            module.connect(*channels)
         if teacher_weight != "random":
             load_weights(teacher_model, teacher_weight)
         self.student = student_model
-        self.losses = nn.ModuleList(DISTILL_LOSSES.build(cfg) for cfg in losses)
+        self.losses = nn.ModuleList(modules)
         self._loss_names = _unique_names([cfg["type"] for cfg in losses])
+        self._watches = [Stopwatch() for _ in modules]
+        self._guided = sorted({m.stage for m in modules if m.needs_gradients and m.stage is not None})
         teacher_model.eval().requires_grad_(False)
         self._teacher = (teacher_model,)  # inside a tuple, so that nn.Module does not register it
+        depth = len(teacher_model.backbone.stage_channels)
+        self._teacher_guided = [stage % depth for stage in self._guided]
+        read = [m.stage % depth for m in modules if m.stage is not None]
+        self._cache = TeacherCache(teacher_cache, teacher_model, read, self._teacher_guided) if teacher_cache else None
 
     @staticmethod
     def inference_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -68,7 +89,7 @@ class Distiller(nn.Module):
         return cfg["student"]
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Segmentor:
         """The frozen network."""
         return self._teacher[0]
 
@@ -77,7 +98,7 @@ class Distiller(nn.Module):
         """The network whose weights a checkpoint publishes: the student."""
         return self.student
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along with ``.to(...)``."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.teacher._apply(fn)
@@ -86,25 +107,67 @@ class Distiller(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """A batch -> ``loss`` and ``losses`` in training; the student's predictions in evaluation.
 
-        ``losses`` holds each criterion, each distillation loss as it enters the sum, and as
-        ``<name>/raw`` without its weight.
+        ``losses`` holds each criterion, each distillation loss as it enters the sum, and of the latter
+        ``<name>/raw`` (without its weight), ``<name>/ms`` (see :class:`Stopwatch`) and what else it reports,
+        such as ``<name>/matched`` (common voxels / voxels of either network).
         """
         if not self.training:
             return self.student(batch)
-        pyramid = self.teacher.build_pyramid(batch)
-        with torch.no_grad():
-            teacher = self.teacher.network(batch, pyramid)
-        student = self.student.network(batch, pyramid)
-        if student.seg_loss is None or student.seg_terms is None:
+        if "segment" not in batch:
             raise ConfigError("distillation needs labels: Collect the key 'segment' in the training transforms")
-        loss = student.seg_loss
+        pyramid = self.teacher.build_pyramid(batch)
+        if self._cache is None:
+            teacher = self._run_teacher(batch, pyramid)
+        else:
+            teacher = self._cache.fetch(batch, lambda: self._run_teacher(batch, pyramid))
+        backbone = self.student.backbone
+        pyramid = pyramid if backbone.serves(pyramid) else self.student.build_pyramid(batch)
+        self._each(lambda module: module.begin(teacher, backbone.stage_grids(pyramid)))
+        student = self.student.network(batch, pyramid)
+        assert student.seg_loss is not None
+        assert student.seg_terms is not None
+        self._each(lambda module: module.submit(student, teacher))
         terms = dict(student.seg_terms)
-        for name, module in zip(self._loss_names, self.losses, strict=True):
-            raw = module(student, teacher, batch)
-            weighted = module.loss_weight * raw
+        loss = student.seg_loss
+        for name, (raw, weighted, facts) in self._compare(student, teacher, batch).items():
             loss = loss + weighted
             terms[name], terms[f"{name}/raw"] = weighted, raw
+            for fact, value in facts.items():
+                # filled on the device: a copy from the host would make it wait
+                terms[f"{name}/{fact}"] = torch.full_like(raw, value, requires_grad=False)
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
+
+    def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid) -> Output:
+        """The teacher's output without a graph, with the gradients that losses ask for."""
+        if not self._guided:
+            with torch.no_grad():
+                return self.teacher.network(batch, pyramid)
+        # No weight asks for a gradient, so the graph begins at the watched features.
+        output: Output = self.teacher.network(batch, pyramid, watch=min(self._teacher_guided))
+        output.compute_gradients(self._teacher_guided, retain_graph=False)
+        return output.detached()
+
+    def _entries(self) -> list[tuple[str, DistillationLoss, Stopwatch]]:
+        modules = cast("Iterable[DistillationLoss]", self.losses)
+        return list(zip(self._loss_names, modules, self._watches, strict=True))
+
+    def _each(self, action: Callable[[DistillationLoss], None]) -> None:
+        for _, module, watch in self._entries():
+            with watch.section():
+                action(module)
+
+    def _compare(
+        self, student: Output, teacher: Output, batch: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor, dict[str, float]]]:
+        """Name -> loss, weighted loss and facts for the log, in the order of the config."""
+        found = {}
+        for name, module, watch in sorted(self._entries(), key=lambda entry: entry[1].waits):
+            with watch.section():
+                if module.needs_gradients:
+                    student.compute_gradients(self._guided)  # of all stages at once, whoever asks first
+                raw = module(student, teacher, batch)
+            found[name] = (raw, module.loss_weight * raw, {**module.report, "ms": watch.lap()})
+        return {name: found[name] for name in self._loss_names}
 
 
 def _check_pair(teacher: Segmentor, student: Segmentor) -> None:

@@ -40,18 +40,22 @@ class Segmentor(nn.Module):
             )
         return self.backbone.build_pyramid(batch["grid_coord"], batch["offset"])
 
-    def network(self, batch: Mapping[str, Tensor], pyramid: GridPyramid | None = None) -> Output:
+    def network(
+        self, batch: Mapping[str, Tensor], pyramid: GridPyramid | None = None, watch: int | None = None
+    ) -> Output:
         """Run the network.
 
         Args:
             batch: ``feat`` (N, C), ``grid_coord`` (N, 3), ``offset`` (B,); ``segment`` (N,) for the criteria.
             pyramid: the batch's grids, if another network has built them.
+            watch: an encoder stage, counted from the finest; its features become a leaf that asks for a
+                gradient, so that a frozen network has a graph from there on and none before.
         """
         if pyramid is None or not self.backbone.serves(pyramid):
             pyramid = self.build_pyramid(batch)
-        encoded = self.backbone.encode(batch["feat"], pyramid)
+        encoded = self.backbone.encode(batch["feat"], pyramid, watch)
         logits = self.head(self.backbone.decode(encoded, pyramid))
-        grids = pyramid.levels if len(encoded.features[0]) == len(batch["feat"]) else pyramid.distinct()[0]
+        grids = self.backbone.stage_grids(pyramid)
         stages = [Latent(f, g) for f, g in zip(encoded.features, grids, strict=True)]
         output = Output(logits, stages)
         if self.criteria is not None and "segment" in batch:

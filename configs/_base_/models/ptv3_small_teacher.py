@@ -1,4 +1,4 @@
-# A teacher that two CPU cores can train in minutes: three stages, 0.6 M parameters.
+# A teacher that two CPU cores can train in minutes: three stages, 1.25 M parameters.
 _base_ = ["ptv3_teacher.py"]
 teacher = dict(
     backbone_out_channels=48,
@@ -12,6 +12,7 @@ teacher = dict(
         dec_channels=(48, 64),
         dec_num_head=(3, 4),
         dec_patch_size=(256, 256),
+        bn_momentum=0.1,
         drop_path=0.1,
     ),
 )

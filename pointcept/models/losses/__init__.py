@@ -3,19 +3,31 @@
 from pointcept.models.losses.builder import DISTILL_LOSSES, LOSSES, Criteria, build_criteria
 from pointcept.models.losses.cross_entropy import CrossEntropyLoss, SmoothCELoss
 from pointcept.models.losses.dice import DiceLoss
-from pointcept.models.losses.distill import KLDLoss
+from pointcept.models.losses.distill import (
+    AttentionTransferLoss,
+    FeatureMatchingLoss,
+    GradGuidedLoss,
+    KLDLoss,
+    SimilarityLoss,
+    TopoLoss,
+)
 from pointcept.models.losses.focal import FocalLoss
 from pointcept.models.losses.lovasz import LovaszLoss
 
 __all__ = [
     "DISTILL_LOSSES",
     "LOSSES",
+    "AttentionTransferLoss",
     "Criteria",
     "CrossEntropyLoss",
     "DiceLoss",
+    "FeatureMatchingLoss",
     "FocalLoss",
+    "GradGuidedLoss",
     "KLDLoss",
     "LovaszLoss",
+    "SimilarityLoss",
     "SmoothCELoss",
+    "TopoLoss",
     "build_criteria",
 ]

@@ -17,7 +17,7 @@ from pointcept.models.point_transformer_v3.layers import (
     SerializedUnpooling,
 )
 from pointcept.ops.api import ORDERS
-from pointcept.structures import GridPyramid
+from pointcept.structures import GridPyramid, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
 _UNSUPPORTED = "is an option of Pointcept that this framework does not have; set it to False"
@@ -62,6 +62,8 @@ class PointTransformerV3(nn.Module):
         drop_path: stochastic depth of the last block; it rises linearly from 0.
         pre_norm: normalise before attention and MLP (else after).
         shuffle_orders: permute the orders at the start and at every pooling, in training only.
+        bn_momentum: share of a batch in the running statistics of the batch norms; 0.01 suits long trainings,
+            a run of a few hundred steps needs more.
         enable_rpe: learned relative position bias (then ``enable_flash`` must be False).
         enable_flash: allow fused attention kernels; False computes attention in float32.
         upcast_attention, upcast_softmax: compute attention in float32.
@@ -104,6 +106,7 @@ class PointTransformerV3(nn.Module):
         pdnorm_adaptive: bool = False,
         pdnorm_affine: bool = True,
         pdnorm_conditions: Sequence[str] = (),
+        bn_momentum: float = 0.01,
     ) -> None:
         super().__init__()
         for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
@@ -115,18 +118,19 @@ class PointTransformerV3(nn.Module):
         self.strides = tuple(stride)
         self.shuffle_orders = shuffle_orders
         self.in_channels, self.out_channels = in_channels, dec_channels[0]
+        self.stage_channels = tuple(enc_channels)
         encoder = (enc_depths, enc_channels, enc_num_head, enc_patch_size)
         decoder = (dec_depths, dec_channels, dec_num_head, dec_patch_size)
         self._check(encoder, decoder)
         upcast = upcast_attention or upcast_softmax or not enable_flash
         options = BlockOptions(mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast)
-        self.embedding = Embedding(in_channels, enc_channels[0])
+        self.embedding = Embedding(in_channels, enc_channels[0], bn_momentum)
         self.enc = nn.Module()
         rates = torch.linspace(0, drop_path, sum(enc_depths)).tolist()
         for s, (depth, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
             drops = [rates.pop(0) for _ in range(depth)]
             blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops)]
-            down = {"down": SerializedPooling(enc_channels[s - 1], channels)} if s else {}
+            down = {"down": SerializedPooling(enc_channels[s - 1], channels, bn_momentum)} if s else {}
             self.enc.add_module(f"enc{s}", Stage(down, blocks))
         self.dec = nn.Module()
         rates = torch.linspace(0, drop_path, sum(dec_depths)).tolist()
@@ -137,7 +141,7 @@ class PointTransformerV3(nn.Module):
                 Block(dec_channels[s], dec_num_head[s], dec_patch_size[s], d, i, options)
                 for i, d in enumerate(drops_of[s])
             ]
-            up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s])}
+            up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s], bn_momentum)}
             self.dec.add_module(f"dec{s}", Stage(up, blocks))
 
     def _check(self, encoder: tuple[Sequence[int], ...], decoder: tuple[Sequence[int], ...]) -> None:
@@ -162,6 +166,10 @@ class PointTransformerV3(nn.Module):
         """Whether a pyramid built for another network fits this one."""
         return pyramid.serves(self.orders, self.strides)
 
+    def stage_grids(self, pyramid: GridPyramid) -> list[VoxelGrid]:
+        """The voxels whose features :meth:`encode` returns, per stage."""
+        return pyramid.levels
+
     def _level_orders(self) -> list[list[str]]:
         """The orders of every level; shuffled once per level in training where ``shuffle_orders`` is set."""
         orders, levels = list(self.orders), []
@@ -171,8 +179,11 @@ class PointTransformerV3(nn.Module):
             levels.append(orders)
         return levels
 
-    def encode(self, feat: Tensor, pyramid: GridPyramid) -> Encoded:
-        """feat (N, in_channels) on the finest grid -> features (N_s, enc_channels[s]) after every stage."""
+    def encode(self, feat: Tensor, pyramid: GridPyramid, watch: int | None = None) -> Encoded:
+        """feat (N, in_channels) on the finest grid -> features (N_s, enc_channels[s]) after every stage.
+
+        ``watch`` cuts the graph at that stage: its features become a leaf that asks for a gradient.
+        """
         orders = self._level_orders()
         x = self.embedding(feat, pyramid.levels[0])
         features: list[Tensor] = []
@@ -183,6 +194,8 @@ class PointTransformerV3(nn.Module):
                 x = stage.down(x, pyramid.poolings[s - 1])
             for block in stage.blocks():
                 x = block(x, grid, orders[s])
+            if s == watch:
+                x = x.detach().requires_grad_()
             features.append(x)
         return Encoded(features, orders)
 

@@ -134,10 +134,10 @@ class Block(nn.Module):
 class SerializedPooling(nn.Module):
     """Largest projected feature of the voxels that share a coarse voxel, then batch norm and GELU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, bn_momentum: float) -> None:
         super().__init__()
         self.proj = nn.Linear(in_channels, out_channels)
-        self.norm = nn.Sequential(BatchNorm(out_channels, eps=1e-3, momentum=0.01))
+        self.norm = nn.Sequential(BatchNorm(out_channels, eps=1e-3, momentum=bn_momentum))
         self.act = nn.Sequential(nn.GELU())
 
     def forward(self, x: Tensor, pooling: Pooling) -> Tensor:
@@ -153,14 +153,14 @@ class SerializedUnpooling(nn.Module):
     sum: Pointcept's implementation keeps them in its sparse tensor, and published weights expect it.
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, bn_momentum: float) -> None:
         super().__init__()
-        self.proj = self._projection(in_channels, out_channels)
-        self.proj_skip = self._projection(skip_channels, out_channels)
+        self.proj = self._projection(in_channels, out_channels, bn_momentum)
+        self.proj_skip = self._projection(skip_channels, out_channels, bn_momentum)
 
     @staticmethod
-    def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
-        norm = BatchNorm(out_channels, eps=1e-3, momentum=0.01)
+    def _projection(in_channels: int, out_channels: int, bn_momentum: float) -> nn.Sequential:
+        norm = BatchNorm(out_channels, eps=1e-3, momentum=bn_momentum)
         return nn.Sequential(nn.Linear(in_channels, out_channels), norm, nn.GELU())
 
     def forward(self, x: Tensor, skip: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
@@ -173,12 +173,12 @@ class SerializedUnpooling(nn.Module):
 class Embedding(nn.Module):
     """Submanifold convolution with kernel 5, batch norm, GELU."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, bn_momentum: float) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             OrderedDict(
                 conv=SubmanifoldConv(in_channels, channels, 5, bias=False),
-                norm=BatchNorm(channels, eps=1e-3, momentum=0.01),
+                norm=BatchNorm(channels, eps=1e-3, momentum=bn_momentum),
                 act=nn.GELU(),
             )
         )

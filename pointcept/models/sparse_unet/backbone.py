@@ -96,6 +96,7 @@ class SpUNet(nn.Module):
         stages = len(layers) // 2
         self.strides = (2,) * stages
         self.in_channels, self.out_channels, self.num_classes = in_channels, channels[-1], num_classes
+        self.stage_channels = (base_channels, *channels[:stages])
         self.conv_input = nn.Sequential(
             SubmanifoldConv(in_channels, base_channels, 5, bias=False), _norm(base_channels), nn.ReLU()
         )
@@ -124,19 +125,29 @@ class SpUNet(nn.Module):
         """Whether a pyramid built for another network fits this one."""
         return pyramid.strides == self.strides
 
-    def encode(self, feat: Tensor, pyramid: GridPyramid) -> Encoded:
-        """feat (N, in_channels) on the finest grid -> features after the stem and every stage."""
+    def stage_grids(self, pyramid: GridPyramid) -> list[VoxelGrid]:
+        """The voxels whose features :meth:`encode` returns, for the stem and per stage."""
+        return pyramid.distinct()[0]
+
+    def encode(self, feat: Tensor, pyramid: GridPyramid, watch: int | None = None) -> Encoded:
+        """feat (N, in_channels) on the finest grid -> features after the stem and every stage.
+
+        ``watch`` cuts the graph at that stage: its features become a leaf that asks for a gradient.
+        """
         levels, poolings = pyramid.distinct()
         duplicates = pyramid.levels[0].duplicates
         if duplicates is not None:
             feat = duplicates.mean(feat)
         conv, norm, act = self.conv_input
-        features = [act(norm(conv(feat, levels[0])))]
+        stem = act(norm(conv(feat, levels[0])))
+        features = [stem.detach().requires_grad_() if watch == 0 else stem]
         for s, (down, blocks) in enumerate(zip(self.down, self.enc, strict=True)):
             conv, norm, act = down
             x = act(norm(conv(features[-1], levels[s], poolings[s])))
             for block in blocks:
                 x = block(x, levels[s + 1])
+            if s + 1 == watch:
+                x = x.detach().requires_grad_()
             features.append(x)
         return Encoded(features)
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from pointcept.models import build_inference_model, build_model, deployable
-from pointcept.models.losses import KLDLoss
+from pointcept.models.losses import DISTILL_LOSSES, KLDLoss
 from pointcept.models.output import Output
 from pointcept.structures import GridPyramid
+from pointcept.utils.config import Config
 from pointcept.utils.errors import CheckpointError
+from tests.paths import CONFIGS
 
 
 @pytest.fixture
@@ -54,11 +56,291 @@ def test_terms_add_up_and_are_named(config, batch):
     result = build_model(config).train()(batch)
     terms = result["losses"]
     assert set(terms) == {
-        "CrossEntropyLoss", "LovaszLoss", "KLDLoss", "KLDLoss/raw", "KLDLoss_2", "KLDLoss_2/raw"
+        "CrossEntropyLoss", "LovaszLoss", "KLDLoss", "KLDLoss/raw", "KLDLoss/ms", "KLDLoss_2", "KLDLoss_2/raw",
+        "KLDLoss_2/ms"
     }  # fmt: skip
     torch.testing.assert_close(terms["KLDLoss"], 0.3 * terms["KLDLoss/raw"])
-    total = sum(value for name, value in terms.items() if not name.endswith("/raw"))
+    total = sum(value for name, value in terms.items() if "/" not in name)
     torch.testing.assert_close(result["loss"].detach(), total)
+
+
+FULL = [
+    {"type": "KLDLoss"},
+    {"type": "GradGuidedLoss"},
+    {"type": "TopoLoss", "max_points": 16},
+    {"type": "FeatureMatchingLoss"},
+    {"type": "AttentionTransferLoss"},
+    {"type": "SimilarityLoss", "max_points": 32},
+]
+
+
+@pytest.mark.parametrize("kind", ["ptv3", "unet", "own grids"])
+def test_every_loss_together(config, small_unet, batch, kind):
+    config["losses"] = FULL
+    if kind == "unet":
+        config["student"] = small_unet
+    if kind == "own grids":
+        config["student"] = copy.deepcopy(config["student"])
+        config["student"]["backbone"]["stride"] = (4,)
+    model = build_model(config).train()
+    result = model(batch)
+    result["loss"].backward()
+    terms = result["losses"]
+    torch.testing.assert_close(result["loss"].detach(), sum(value for name, value in terms.items() if "/" not in name))
+    assert {n for n in terms if n.startswith("TopoLoss")} == {
+        "TopoLoss", *(f"TopoLoss/{fact}" for fact in ("raw", "matched", "points_h0", "points_h1", "ms"))
+    }  # fmt: skip
+    assert all(terms[f"{cfg['type']}/matched"] == 1.0 for cfg in FULL[1:])
+    assert all(terms[f"{cfg['type']}/ms"] > 0 for cfg in FULL)
+    assert all(terms[f"{cfg['type']}/raw"] > 0 for cfg in FULL)
+    assert not any(term.requires_grad for term in terms.values())
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("cfg", FULL[1:], ids=lambda cfg: cfg["type"])
+def test_a_loss_on_the_deepest_features_trains_the_encoder_alone(config, batch, cfg):
+    model = build_model({**config, "losses": [cfg]}).train()
+    pyramid = model.teacher.build_pyramid(batch)
+    teacher, student = model._run_teacher(batch, pyramid), model.student.network(batch, pyramid)
+    model.losses[0](student, teacher, batch).backward()
+    reached = {n.split(".")[1] for n, p in model.student.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {"embedding", "enc"}
+
+
+def test_guidance_reads_the_same_gradient_as_a_whole_backward_pass(config, batch):
+    """Of every stage, with the encoder's graph cut below it."""
+    config["teacher"]["backbone"]["shuffle_orders"] = False
+    for stage in (-1, 0):
+        config["losses"] = [{"type": "GradGuidedLoss", "stage": stage}]
+        model = build_model(config).train()
+        teacher = model._run_teacher(batch, model.teacher.build_pyramid(batch))
+        assert not any(latent.feat.requires_grad for latent in teacher.stages)
+        assert not teacher.logits.requires_grad
+        model.teacher.requires_grad_(True)
+        whole = model.teacher.network(batch)
+        feat = whole.stages[stage].feat
+        (expected,) = torch.autograd.grad(whole.seg_loss, feat)
+        torch.testing.assert_close(teacher.gradient(stage), expected, rtol=1e-4, atol=1e-9)
+        assert expected.abs().sum() > 0
+
+
+def test_without_guidance_the_teacher_has_no_criteria_and_no_graph(config, batch):
+    config["losses"] = [{"type": "TopoLoss", "max_points": 16}]
+    model = build_model(config).train()
+    assert model.teacher.criteria is None
+    assert not model.teacher.network(batch).logits.requires_grad
+    config["losses"].append({"type": "GradGuidedLoss"})
+    config["teacher"]["criteria"] = None
+    assert list(build_model(config).teacher.criteria.losses) == ["CrossEntropyLoss", "LovaszLoss"]
+
+
+def test_one_seed_gives_identical_losses(config, batch):
+    config["losses"] = [*FULL, {"type": "TopoLoss", "max_points": 16, "subsample": "random", "dims": (0, 1)}]
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = build_model(config).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for _ in range(2):
+            result = model(batch)
+            optimizer.zero_grad()
+            result["loss"].backward()
+            optimizer.step()
+            runs.append({n: v for n, v in result["losses"].items() if not n.endswith("/ms")})
+    assert runs[0] == runs[2]
+    assert runs[1] == runs[3]
+    assert runs[0] != runs[1]
+
+
+def test_weights_of_losses_are_trained_and_saved_but_not_deployed(config, batch):
+    config["losses"] = [{"type": "FeatureMatchingLoss"}]
+    model = build_model(config)
+    assert "losses.0.regressor.weight" in dict(model.named_parameters())
+    assert "losses.0.regressor.weight" in model.state_dict()
+    assert not any("regressor" in name for name in deployable(model).state_dict())
+
+
+def test_features_that_are_not_finite_are_named(config, batch):
+    config["losses"] = [{"type": "TopoLoss"}]
+    model = build_model(config).train()
+    batch["feat"][3] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"TopoLoss: .* rows of the teacher's features"):
+        model(batch)
+
+
+def test_mixed_scans_with_equal_voxels(config, small_unet, batch):
+    """Mix3D makes voxels occur twice: stage 0 of a PTv3 has them twice, of a U-Net once."""
+    first = {k: v[: int(batch["offset"][0])] for k, v in batch.items() if k != "offset"}
+    mixed = {k: torch.cat([v, v[:40]]) for k, v in first.items()}
+    mixed["offset"] = torch.tensor([len(mixed["feat"])])
+    for student in (config["student"], small_unet):
+        losses = [{"type": "AttentionTransferLoss", "stage": 0}, *FULL]
+        result = build_model({**config, "student": student, "losses": losses}).train()(mixed)
+        assert torch.isfinite(result["loss"])
+        assert result["losses"]["AttentionTransferLoss/matched"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixed_precision(config, batch, device, dtype):
+    """Every term is a finite number close to that of float32, on every device."""
+    if device.type == "cpu" and dtype is torch.float16:
+        pytest.skip("the CPU has no float16 for every operation")
+    config["losses"] = FULL
+    config["student"]["backbone"].update(drop_path=0.0, shuffle_orders=False)
+    model = build_model(config).train().to(device)
+    batch = {k: v.to(device) for k, v in batch.items()}
+    exact = model(batch)["losses"]
+    model.losses[-1].seed(0)
+    with torch.autocast(device.type, dtype=dtype):
+        result = model(batch)
+    scaler = 1024.0 if dtype is torch.float16 else 1.0
+    (scaler * result["loss"]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert {value.device.type for value in result["losses"].values()} == {device.type}
+    for cfg in FULL:
+        torch.testing.assert_close(result["losses"][cfg["type"]], exact[cfg["type"]], rtol=0.3, atol=0.05)
+
+
+def test_the_unet_student_of_the_configs_has_the_size_of_the_ptv3_student():
+    students = {
+        name: build_model({**Config.fromfile(CONFIGS / "semantic_kitti" / f"{name}.py").model.student})
+        for name in ("distill_full", "distill_full_spunet")
+    }
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in students.items()}
+    assert sizes["distill_full"] == 2_777_539
+    assert sizes["distill_full_spunet"] == pytest.approx(2_777_539, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [
+        ("distill_full", {"KLDLoss": 0.3, "GradGuidedLoss": 10.0, "TopoLoss": 0.1}),
+        ("distill_full_spunet", {"KLDLoss": 0.3, "GradGuidedLoss": 10.0, "TopoLoss": 0.1}),
+        ("distill_published", {"KLDLoss": 0.3, "GradGuidedLoss": 10.0, "TopoLoss": 0.1}),
+        ("distill_grad", {"KLDLoss": 0.3, "GradGuidedLoss": 10.0}),
+        ("distill_topo", {"KLDLoss": 0.3, "TopoLoss": 0.1}),
+        ("small_distill_full", {"KLDLoss": 0.3, "GradGuidedLoss": 10.0, "TopoLoss": 0.1}),
+    ],
+)
+def test_the_configs_have_the_paper_s_terms(name, losses):
+    entries = Config.fromfile(CONFIGS / "semantic_kitti" / f"{name}.py").model.losses
+    built = [DISTILL_LOSSES.build(entry) for entry in entries]
+    assert {loss.name: loss.loss_weight for loss in built} == losses
+    assert all(loss.published == (name == "distill_published") for loss in built if loss.name == "TopoLoss")
+
+
+# --- outputs of the teacher on disk --------------------------------------------------------------
+
+
+def named(batch, *names):
+    return {**batch, "name": list(names)}
+
+
+def single(batch, i):
+    begin, end = [0, *batch["offset"].tolist()][i : i + 2]
+    part = {k: v[begin:end] for k, v in batch.items() if k != "offset"}
+    return {**part, "offset": torch.tensor([end - begin])}
+
+
+@pytest.fixture
+def counted(config, tmp_path, monkeypatch):
+    """Build a distiller with a cache, and count how often its teacher runs."""
+
+    def make(losses, **changes):
+        torch.manual_seed(0)
+        model = build_model({**config, "losses": losses, "teacher_cache": str(tmp_path / "cache"), **changes}).train()
+        calls = []
+        run = model._run_teacher
+        monkeypatch.setattr(model, "_run_teacher", lambda *a: (calls.append(1), run(*a))[1])
+        return model, calls
+
+    return make
+
+
+def seen(model, batch):
+    torch.manual_seed(1)
+    return {n: float(v) for n, v in model(batch)["losses"].items() if not n.endswith("/ms")}
+
+
+def test_cached_outputs_give_the_same_losses(counted, batch):
+    # no random rows: they would be other voxels, because stored latents are matched in another order
+    losses = [cfg for cfg in FULL if cfg["type"] not in ("GradGuidedLoss", "SimilarityLoss")]
+    model, calls = counted([*losses, {"type": "SimilarityLoss"}])
+    both = named(batch, "00/000000", "00/000001")
+    first = seen(model, both)
+    second = seen(model, both)
+    assert len(calls) == 1
+    assert first.keys() == second.keys()
+    assert list(second.values()) == pytest.approx(list(first.values()), rel=2e-2, abs=1e-3)
+    seen(model, named(single(batch, 1), "00/000001"))  # scan by scan, whatever batch it came in
+    assert len(calls) == 1
+
+
+def test_gradients_are_cached_for_single_scans(counted, batch):
+    model, calls = counted([{"type": "GradGuidedLoss"}])
+    scan = named(single(batch, 0), "a")
+    first = seen(model, scan)
+    assert seen(model, scan) == pytest.approx(first, rel=1e-2)
+    assert len(calls) == 1
+    scan["segment"] = scan["segment"].roll(1)
+    seen(model, scan)
+    assert len(calls) == 2
+    with pytest.raises(ValueError, match="batch_size=1"):
+        model(named(batch, "a", "b"))
+
+
+def test_a_changed_scan_or_teacher_is_computed_again(counted, batch, tmp_path, caplog, monkeypatch):
+    model, calls = counted([{"type": "KLDLoss"}])
+    both = named(batch, "a", "b")
+    seen(model, both)
+    changed = {**both, "feat": both["feat"] + 1}
+    seen(model, changed)
+    seen(model, changed)
+    assert len(calls) == 2
+    with torch.no_grad():
+        next(model.teacher.parameters()).add_(1)
+    other, calls = counted([{"type": "KLDLoss"}], teacher={**model_config(model), "criteria": None})
+    seen(other, changed)
+    assert len(calls) == 1
+    (damaged,) = list((tmp_path / "cache").rglob("b.pth"))[:1]
+    damaged.write_bytes(b"no torch file")
+    seen(other, changed)
+    seen(model, changed)
+    assert "computing a scan again" in caplog.text
+    monkeypatch.setattr("pointcept.models.teacher_cache.MANY", 6)
+    for i in range(5):
+        seen(other, {**both, "feat": both["feat"] * i})
+    assert "random augmentation" in caplog.text
+
+
+def model_config(model):
+    """A teacher with other weights: one more block."""
+    return {
+        "type": "DefaultSegmentorV2",
+        "num_classes": 5,
+        "backbone_out_channels": 16,
+        "backbone": {
+            "type": "PT-v3m1",
+            "in_channels": 4,
+            "order": ("z", "z-trans"),
+            "stride": (2,),
+            "enc_depths": (1, 1),
+            "enc_channels": (16, 16),
+            "enc_num_head": (2, 2),
+            "enc_patch_size": (32, 32),
+            "dec_depths": (1,),
+            "dec_channels": (16,),
+            "dec_num_head": (2,),
+            "dec_patch_size": (32,),
+        },
+    }
+
+
+def test_a_cache_needs_names(counted, batch):
+    model, _ = counted([{"type": "KLDLoss"}])
+    with pytest.raises(ValueError, match="Collect the key 'name'"):
+        model(batch)
 
 
 def test_moving_the_distiller_moves_its_teacher(config):

@@ -133,7 +133,9 @@ def test_shuffled_orders_stay_out_of_evaluation(small_segmentor, batch):
     assert len(levels) == 1
 
 
-@pytest.mark.parametrize("option", [{"pre_norm": False}, {"enable_rpe": True, "enable_flash": False}, {"qk_scale": 0.1}])
+@pytest.mark.parametrize(
+    "option", [{"pre_norm": False}, {"enable_rpe": True, "enable_flash": False}, {"qk_scale": 0.1}]
+)
 def test_options_of_the_blocks_change_the_output(option, small_segmentor, batch):
     torch.manual_seed(0)
     plain = build_model(small_segmentor).eval()

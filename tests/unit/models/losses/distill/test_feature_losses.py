@@ -1,0 +1,119 @@
+"""Feature matching, attention transfer and similarity: definitions, finite differences, degenerate clouds."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pointcept.models.losses import DISTILL_LOSSES, AttentionTransferLoss, FeatureMatchingLoss, SimilarityLoss
+from pointcept.utils.errors import ConfigError
+
+CASES = [
+    {"type": "FeatureMatchingLoss"},
+    {"type": "AttentionTransferLoss"},
+    {"type": "AttentionTransferLoss", "p": 1.0},
+    {"type": "SimilarityLoss"},
+    {"type": "SimilarityLoss", "max_points": 6},
+]
+IDS = [f"{i}-{c['type']}" for i, c in enumerate(CASES)]
+
+
+def connected(cfg, channels=(4, 6), dtype=torch.float64):
+    torch.manual_seed(0)
+    loss = DISTILL_LOSSES.build(cfg)
+    loss.connect([channels[0]], [channels[1]])
+    return loss.to(dtype)
+
+
+@pytest.mark.parametrize("cfg", CASES, ids=IDS)
+def test_finite_differences(pair, cfg):
+    loss = connected(cfg)
+    state = loss.get_extra_state() if cfg["type"] == "SimilarityLoss" else None
+
+    def value(feat):
+        if state is not None:
+            loss.set_extra_state(state)  # the same random rows each time
+        return loss(pair.student(feat), pair.teacher, {})
+
+    assert torch.autograd.gradcheck(value, (pair.student_feat,), eps=1e-6, atol=1e-7)
+    result = value(pair.student_feat)
+    result.backward()
+    assert result > 0
+    assert pair.student_feat.grad.abs().sum() > 0
+    assert pair.teacher_feat.grad is None
+    assert loss.report["matched"] == 1.0
+
+
+@pytest.mark.parametrize("cfg", CASES, ids=IDS)
+def test_order_of_voxels_does_not_matter(pair, build, cfg):
+    order = torch.cat([torch.randperm(14), 14 + torch.randperm(9)])
+    grid = build.grid(list(pair.grid.grid_coord[order].split([14, 9])))
+    if cfg.get("max_points"):
+        cfg = {"type": "SimilarityLoss"}  # random rows are other voxels then
+    a = connected(cfg)(pair.student(pair.student_feat), pair.teacher, {})
+    b = connected(cfg)(build.output(pair.student_feat[order], grid), pair.teacher, {})
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cfg", CASES, ids=IDS)
+@pytest.mark.parametrize("sizes", [(1,), (0, 2), (3, 1, 0)])
+@pytest.mark.parametrize("equal", [0.0, 0.1, None])
+def test_tiny_and_equal_clouds(build, cfg, sizes, equal):
+    pair = build.Pair(sizes)
+    feat = pair.student_feat if equal is None else torch.full((sum(sizes), 4), equal).double().requires_grad_()
+    value = connected(cfg)(pair.student(feat), pair.teacher, {})
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(feat.grad).all()
+
+
+def test_feature_matching_is_half_the_mean_square(pair):
+    loss = connected({"type": "FeatureMatchingLoss"})
+    weight, bias = loss.regressor.weight, loss.regressor.bias
+    assert weight.shape == (6, 4)
+    expected = 0.5 * (pair.student_feat @ weight.T + bias - pair.teacher_feat).square().mean()
+    value = loss(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert weight.grad.abs().sum() > 0
+
+
+def test_attention_transfer_is_the_difference_of_unit_maps(pair):
+    expected = []
+    for s, t in zip(pair.student_feat.split([14, 9]), pair.teacher_feat.split([14, 9]), strict=True):
+        maps = [x.square().sum(1) / x.square().sum(1).norm() for x in (s, t)]
+        expected.append((maps[0] - maps[1]).square().mean())
+    value = AttentionTransferLoss()(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+
+
+def test_similarity_is_that_of_the_paper(pair):
+    expected = []
+    for s, t in zip(pair.student_feat.split([14, 9]), pair.teacher_feat.split([14, 9]), strict=True):
+        maps = [F.normalize(x @ x.T, p=2, dim=1) for x in (s, t)]
+        expected.append(torch.linalg.matrix_norm(maps[0] - maps[1]) ** 2 / len(s) ** 2)
+    value = SimilarityLoss()(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+
+
+def test_similarity_draws_its_own_rows(build):
+    pair = build.Pair((60,))
+    before = torch.get_rng_state()
+    runs = []
+    for _ in range(2):
+        loss = SimilarityLoss(max_points=10, seed=2)
+        runs.append([loss(pair.student(pair.student_feat), pair.teacher, {}).item() for _ in range(2)])
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]
+    assert torch.equal(before, torch.get_rng_state())
+    student = pair.student(pair.student_feat)
+    teacher = build.output(2.0 * pair.student_feat.detach(), pair.grid)
+    assert SimilarityLoss(max_points=10)(student, teacher, {}) < 1e-20  # the same rows of both networks
+
+
+def test_wrong_options():
+    with pytest.raises(ConfigError, match=r"p=0\.5"):
+        AttentionTransferLoss(p=0.5)
+    with pytest.raises(ConfigError, match="max_points=1"):
+        SimilarityLoss(max_points=1)
+    with pytest.raises(ConfigError, match=r"FeatureMatchingLoss: stage=3, but the student's encoder has 2 stages"):
+        FeatureMatchingLoss(stage=3).connect([8, 16], [8, 16, 32, 64])

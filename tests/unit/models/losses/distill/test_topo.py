@@ -1,0 +1,204 @@
+"""L_topo: finite differences, invariances, one set of rows, random state, degenerate and bad input."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+from pointcept.models.losses import TopoLoss
+from pointcept.models.output import Latent
+from pointcept.topology import chamfer, diagram_distance, normalise, persistence, published_diagram
+from pointcept.utils.errors import ConfigError
+
+OPTIONS = [
+    {},
+    {"distance": "wasserstein"},
+    {"distance": "sliced_wasserstein"},
+    {"normalisation": "none", "dims": (0,)},
+    {"max_points": 8},
+    {"published": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_finite_differences(pair, options):
+    loss = TopoLoss(**options)
+    if options.get("published"):  # its cap leaves nothing of clouds at this scale
+        pair = scaled(pair, 0.3)
+    value = lambda feat: loss(pair.student(feat), pair.teacher, {})  # noqa: E731
+    assert torch.autograd.gradcheck(value, (pair.student_feat,), eps=1e-7, atol=1e-6)
+    value(pair.student_feat).backward()
+    assert pair.student_feat.grad.abs().sum() > 0
+    assert pair.teacher_feat.grad is None
+
+
+def scaled(pair, factor):
+    pair.student_feat = (factor * pair.student_feat).detach().requires_grad_()
+    pair.teacher_feat = (factor * pair.teacher_feat).detach().requires_grad_()
+    pair.teacher.stages[0] = Latent(pair.teacher_feat, pair.grid)
+    return pair
+
+
+def test_the_value_is_the_mean_over_scans_of_the_sum_over_dimensions(pair):
+    loss = TopoLoss()
+    assert loss.loss_weight == 0.1
+    expected = []
+    for s, t in zip(pair.student_feat.split([14, 9]), pair.teacher_feat.split([14, 9]), strict=True):
+        terms = diagram_distance(persistence(normalise(t)), persistence(normalise(s)), "chamfer")
+        expected.append(terms[0] + terms[1])
+    value = loss(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+    assert loss.report["points_h0"] == (13 + 8) / 2
+    assert set(loss.report) == {"matched", "points_h0", "points_h1"}
+
+
+def rotated(x: torch.Tensor, channels: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64)).Q
+    return torch.nn.functional.pad(x, (0, channels - x.shape[1])) @ basis
+
+
+@pytest.mark.parametrize("subsample", ["farthest", "random"])
+def test_padded_rotated_and_scaled_features_are_equal(build, subsample):
+    pair = build.Pair((60, 40), (8, 8))
+    wide = rotated(5.0 * pair.student_feat.detach() + 2.0, 512)
+    loss = TopoLoss(subsample=subsample, max_points=24)
+    assert loss(pair.student(pair.student_feat), build.output(wide, pair.grid), {}) <= 1e-10
+    assert loss(pair.student(pair.student_feat), pair.teacher, {}) > 1e-4  # the same rows of other features
+
+
+@pytest.mark.parametrize("options", [{}, {"subsample": "random"}])
+def test_rows_of_both_networks_are_the_same_voxels_in_any_order(build, options):
+    """Voxels in another order: the subsample must still take the same ones."""
+    pair = build.Pair((60,), (8, 8))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(5))
+    grid = build.grid([pair.grid.grid_coord[order]])
+    student = build.output(pair.student_feat[order], grid)
+    teacher = build.output(rotated(pair.student_feat.detach(), 32), pair.grid)
+    assert TopoLoss(max_points=16, **options)(student, teacher, {}) <= 1e-10
+
+
+def test_different_scales_and_dimensions_give_a_loss_and_a_gradient(build):
+    """Unit-variance 512-d against 128-d features, where the published code returns 0."""
+    pair = build.Pair((120,), (128, 512))
+    TopoLoss()(pair.student(pair.student_feat), pair.teacher, {}).backward()
+    assert pair.student_feat.grad.abs().sum() > 0
+    assert TopoLoss()(pair.student(pair.student_feat), pair.teacher, {}) > 1e-6
+
+
+def test_the_global_random_state_is_left_alone_and_one_seed_gives_one_loss(build):
+    pair = build.Pair((80,))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    runs = []
+    for _ in range(2):
+        loss = TopoLoss(subsample="random", max_points=16, seed=4)
+        runs.append([loss(pair.student(pair.student_feat), pair.teacher, {}).item() for _ in range(3)])
+    assert torch.equal(before, torch.get_rng_state())
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 3  # every step draws other rows
+
+
+def test_the_draws_go_on_from_a_checkpoint(build):
+    pair = build.Pair((80,))
+    one, other = (TopoLoss(subsample="random", max_points=16) for _ in range(2))
+    step = lambda loss: loss(pair.student(pair.student_feat), pair.teacher, {}).item()  # noqa: E731
+    step(one)
+    other.load_state_dict(one.state_dict())
+    assert step(one) == step(other)
+
+
+def test_begin_and_submit_change_nothing(pair):
+    loss = TopoLoss()
+    alone = loss(pair.student(pair.student_feat), pair.teacher, {})
+    student = pair.student(pair.student_feat)
+    loss.begin(pair.teacher, [pair.grid])
+    loss.submit(student, pair.teacher)
+    assert torch.equal(alone, loss(student, pair.teacher, {}))
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (1,), (2,), (3,), (1, 9), (2, 3, 0, 4)])
+@pytest.mark.parametrize("published", [False, True])
+def test_tiny_clouds(build, sizes, published):
+    pair = build.Pair(sizes)
+    value = TopoLoss(published=published)(pair.student(pair.student_feat), pair.teacher, {})
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(pair.student_feat.grad).all()
+    if max(sizes) < 2:
+        assert value == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"max_points": 8}, {"distance": "wasserstein"}, {"published": True}], ids=str)
+def test_equal_points(build, dtype, options):
+    pair = build.Pair((30,))
+    feat = torch.full((30, 4), 0.1, dtype=dtype, requires_grad=True)
+    for teacher in (pair.teacher, pair.student(feat.detach().clone())):
+        feat.grad = None
+        value = TopoLoss(**options)(pair.student(feat), teacher, {})
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(feat.grad).all()
+    assert value == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("network", ["student", "teacher"])
+@pytest.mark.parametrize("published", [False, True])
+def test_values_that_are_not_finite_are_an_error(pair, bad, network, published):
+    with torch.no_grad():
+        (pair.student_feat if network == "student" else pair.teacher_feat)[2:5, 1] = bad
+    with pytest.raises(
+        FloatingPointError, match=rf"TopoLoss: 3 of (14|23) rows of the {network}'s features.* stage -1"
+    ):
+        TopoLoss(published=published)(pair.student(pair.student_feat), pair.teacher, {})
+
+
+def test_half_precision_is_computed_in_float32(pair):
+    feat, theirs = pair.student_feat.detach().half().requires_grad_(), pair.teacher_feat.detach().half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = TopoLoss()(pair.student(feat), pair.student(theirs), {})
+    value.backward()
+    assert feat.grad.dtype is torch.float16
+    expected = TopoLoss()(pair.student(feat.detach().double()), pair.student(theirs.double()), {})
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_published_behaviour(build, caplog):
+    pair = build.Pair((20,), (128, 512))
+    loss = TopoLoss(published=True)
+    with caplog.at_level(logging.WARNING):
+        value = loss(pair.student(pair.student_feat), pair.teacher, {})
+    assert value == 0
+    assert "empty" in caplog.text
+    assert loss.report["points_h0"] == 0
+    pair = scaled(pair, 0.05)
+    expected = chamfer(published_diagram(pair.teacher_feat)[0], published_diagram(pair.student_feat)[0], dim=0)
+    torch.testing.assert_close(loss(pair.student(pair.student_feat), pair.teacher, {}), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distance": "chamfre"}, "did you mean 'chamfer'"),
+        ({"normalisation": "median"}, "normalisation='median'"),
+        ({"subsample": "first"}, "subsample='first'"),
+        ({"engine": "ripser"}, "engine='ripser'"),
+        ({"dims": (0, 3)}, r"dims=\(0, 3\)"),
+        ({"dims": ()}, "one or more"),
+        ({"max_points": 2}, "max_points=2"),
+        ({"published": True, "dims": (0,)}, "published=True fixes"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TopoLoss(**options)
+
+
+def test_a_missing_engine_is_said_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redzed_tda", None)
+    with pytest.raises(ConfigError, match="redzed-tda"):
+        TopoLoss()
+    assert TopoLoss(dims=(0,)).dims == (0,)
