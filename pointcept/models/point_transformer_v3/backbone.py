@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class Encoded:
 class Stage(nn.Module):
     """An optional change of resolution (``down`` or ``up``) and the blocks ``block0``, ``block1``, ..."""
 
-    def __init__(self, resample: dict[str, nn.Module], blocks: list[Block]) -> None:
+    def __init__(self, resample: Mapping[str, nn.Module], blocks: list[Block]) -> None:
         super().__init__()
         for name, module in resample.items():
             self.add_module(name, module)
@@ -191,7 +191,7 @@ class PointTransformerV3(nn.Module):
             stage = self.enc.get_submodule(f"enc{s}")
             assert isinstance(stage, Stage)
             if s:
-                x = stage.down(x, pyramid.poolings[s - 1])
+                x = stage.get_submodule("down")(x, pyramid.poolings[s - 1])
             for block in stage.blocks():
                 x = block(x, grid, orders[s])
             if s == watch:
@@ -205,7 +205,7 @@ class PointTransformerV3(nn.Module):
         for s in reversed(range(len(pyramid.poolings))):
             stage = self.dec.get_submodule(f"dec{s}")
             assert isinstance(stage, Stage)
-            x, position = stage.up(x, encoded.features[s], pyramid.poolings[s])
+            x, position = stage.get_submodule("up")(x, encoded.features[s], pyramid.poolings[s])
             for block in stage.blocks():
                 x, position = block(x, pyramid.levels[s], encoded.orders[s], position), None
         return x

@@ -63,9 +63,9 @@ class PatchAttention(nn.Module):
         bias = self._bias(grid, plan, qkv.dtype) if self.rpe is not None else (None, None)
         dropout = self.attn_drop if self.training else 0.0
         if self.upcast:
+            full, short = (b if b is None else b.float() for b in bias)
             with torch.autocast(x.device.type, enabled=False):
-                wide = tuple(b if b is None else b.float() for b in bias)
-                out = ops.patch_attention(qkv.float(), plan, self.heads, self.scale, dropout, wide)
+                out = ops.patch_attention(qkv.float(), plan, self.heads, self.scale, dropout, (full, short))
             out = out.to(qkv.dtype)
         else:
             out = ops.patch_attention(qkv, plan, self.heads, self.scale, dropout, bias)
@@ -185,4 +185,5 @@ class Embedding(nn.Module):
 
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
         """x (N, in) -> (N, C)."""
-        return self.stem.act(self.stem.norm(self.stem.conv(x, grid)))
+        conv, norm, act = self.stem
+        return act(norm(conv(x, grid)))

@@ -142,9 +142,9 @@ class SpUNet(nn.Module):
         stem = act(norm(conv(feat, levels[0])))
         features = [stem.detach().requires_grad_() if watch == 0 else stem]
         for s, (down, blocks) in enumerate(zip(self.down, self.enc, strict=True)):
-            conv, norm, act = down
+            conv, norm, act = down.children()
             x = act(norm(conv(features[-1], levels[s], poolings[s])))
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, levels[s + 1])
             if s + 1 == watch:
                 x = x.detach().requires_grad_()
@@ -156,10 +156,10 @@ class SpUNet(nn.Module):
         levels, poolings = pyramid.distinct()
         x = encoded.features[-1]
         for s in reversed(range(len(poolings))):
-            conv, norm, act = self.up[s]
+            conv, norm, act = self.up[s].children()
             up = act(norm(conv(x, levels[s], poolings[s])))
             x = torch.cat([up, encoded.features[s]], 1)
-            for block in self.dec[s]:
+            for block in self.dec[s].children():
                 x = block(x, levels[s])
         if self.final is not None:
             x = self.final(x, levels[0])
