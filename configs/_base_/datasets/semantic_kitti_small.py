@@ -1,13 +1,13 @@
-# SemanticKITTI for two CPU cores: voxels of 0.3 m within 40 m, training on sequence 00 and one more, two test views.
+# SemanticKITTI for two CPU cores: voxels of 0.4 m, training within 30 m, sequences 00 and 01, two test views.
 _base_ = ["semantic_kitti.py"]
-_voxels = dict(type="GridSample", grid_size=0.3, mode="train", return_grid_coord=True)
+_voxels = dict(type="GridSample", grid_size=0.4, mode="train", return_grid_coord=True)
 _keys = ("coord", "strength", "segment")
 _collect = dict(type="Collect", feat_keys=("coord", "strength"))
 data = dict(
     train=dict(
         sequences=[0, 1],
         transform=[
-            dict(type="PointClip", point_cloud_range=(-40, -40, -4, 40, 40, 4)),
+            dict(type="PointClip", point_cloud_range=(-30, -30, -4, 30, 30, 4)),
             dict(type="RandomRotate", angle=[-1, 1], axis="z", center=[0, 0, 0], p=0.5),
             dict(type="RandomScale", scale=[0.9, 1.1]),
             dict(type="RandomFlip", p=0.5),

@@ -1,0 +1,9 @@
+# A small teacher on the embedded data set, for two CPU cores.
+_base_ = [
+    "../_base_/runtime_cpu.py",
+    "../_base_/datasets/synthetic_small.py",
+    "../_base_/models/ptv3_small_teacher.py",
+    "../_base_/schedules/smoke.py",
+]
+save_path = "exp/synthetic/small_teacher"
+model = dict({{_base_.teacher}}, num_classes={{_base_.num_classes}})
