@@ -107,6 +107,12 @@ class BaseDataset(Dataset):
 
     SPLITS: tuple[str, ...] = ("train", "val", "test")
 
+    SCAN_PATTERN: str = "*.bin"
+    """What scan files are called, for :meth:`find_scans`."""
+
+    PREDICTION_SUFFIX: str | None = None
+    """Suffix of the benchmark's prediction files, see :meth:`encode_prediction`; None if it has no such files."""
+
     def __init__(
         self,
         split: str | Sequence[str] = "train",
@@ -187,6 +193,55 @@ class BaseDataset(Dataset):
             The file written.
         """
         raise NotImplementedError(f"{type(self).__name__} has no submission format")
+
+    def finish_submission(self, folder: str | Path) -> Path | None:
+        """Complete the submission below ``folder`` after the last scan; returns the file written, if one is needed.
+
+        Formats with one file per scan, the usual ones, need nothing more.
+        """
+        return None
+
+    @classmethod
+    def find_scans(cls, path: Path) -> list[Path]:
+        """The scans at ``path``: itself if it is a file, else all below that folder, sorted.
+
+        Raises:
+            DataError: there is nothing at ``path``, or no scan below it.
+        """
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise DataError(f"there is no scan file or folder {path}")
+        found = sorted(path.rglob(cls.SCAN_PATTERN))
+        if not found:
+            raise DataError(f"{path} holds no scans: {cls.__name__} reads files named {cls.SCAN_PATTERN}")
+        return found
+
+    @classmethod
+    def read_scan(cls, path: Path, nonfinite: str = "raise") -> tuple[Sample, np.ndarray | None]:
+        """Read one scan file, wherever it lies.
+
+        Args:
+            path: an entry of :meth:`find_scans`.
+            nonfinite: see the class.
+
+        Returns:
+            coord float32 (N, 3) [m] and strength float32 (N, 1); and which points of the file they are, bool
+            (M,) with N True, or None if they are all of them.
+
+        Raises:
+            DataError: the file is missing or malformed.
+        """
+        raise NotImplementedError(f"{cls.__name__} reads no single scan files")
+
+    @classmethod
+    def encode_prediction(cls, classes: np.ndarray) -> np.ndarray:
+        """The contents of a prediction file of the benchmark.
+
+        Args:
+            classes: int64 (M,), one per point of the scan file, -1 for points without a prediction.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no format of prediction files")
 
     def prepare_train_data(self, idx: int) -> Sample:
         """Scan ``idx`` after ``transform``."""

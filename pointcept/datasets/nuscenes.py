@@ -101,6 +101,8 @@ class NuScenesDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
+    SCAN_PATTERN = "*.pcd.bin"
+    PREDICTION_SUFFIX = ".bin"
     SPLITS = ("train", "val", "test", "mini_train", "mini_val")
 
     def __init__(
@@ -174,7 +176,7 @@ class NuScenesDataset(BaseDataset):
                 label is unknown, or (with nonfinite="raise") values are not finite.
         """
         scan = self.data_list[idx]
-        points, finite, count = self._read_points(scan.points)
+        points, finite, count = _read_points(scan.points, self.nonfinite)
         sample: Sample = {}
         if scan.labels is not None:
             raw = read_binary(scan.labels, np.uint8)
@@ -191,20 +193,26 @@ class NuScenesDataset(BaseDataset):
             "name": scan.token,
         }
 
-    def _read_points(self, path: Path) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Read x, y, z [m], strength of a scan file, float32 (N, 4); the mask of the finite points if some are not;
-        and the number of points in the file."""
-        points = read_binary(path, np.float32, COLUMNS)[:, :4]
-        finite = finite_rows(points, path, self.nonfinite)
-        kept = points if finite is None else points[finite]
-        return kept / np.array([1, 1, 1, 255], np.float32), finite, len(points)
+    @classmethod
+    def read_scan(cls, path: Path, nonfinite: str = "raise") -> tuple[Sample, np.ndarray | None]:
+        """Read a file of float32 x, y, z [m], intensity 0-255, ring; see :meth:`BaseDataset.read_scan`."""
+        points, finite, _ = _read_points(path, nonfinite)
+        coord, strength = np.ascontiguousarray(points[:, :3]), np.ascontiguousarray(points[:, 3:])
+        return {"coord": coord, "strength": strength}, finite
+
+    @classmethod
+    def encode_prediction(cls, classes: np.ndarray) -> np.ndarray:
+        """uint8 (M,) class + 1. The format knows no "unlabelled": points without a prediction get the most frequent
+        class."""
+        common = np.bincount(classes[classes >= 0], minlength=1).argmax()
+        return (np.where(classes < 0, common, classes) + 1).astype(np.uint8)
 
     def _add_sweeps(self, sample: Sample, points: np.ndarray, scan: Scan) -> np.ndarray:
         """Append the sweeps, in the coordinates of the key frame, to its ``points`` float32 (N, 4); adds the ages and,
         if there are any, the labels of the new points to ``sample``."""
         parts, ages = [points], [0.0]
         for sweep in scan.sweeps:
-            part = self._read_points(sweep.points)[0]
+            part = _read_points(sweep.points, self.nonfinite)[0]
             part[:, :3] = part[:, :3] @ sweep.transform[:3, :3].T + sweep.transform[:3, 3]
             parts.append(part)
             ages.append(sweep.time_lag)
@@ -238,12 +246,22 @@ class NuScenesDataset(BaseDataset):
         if name not in self._index:
             raise DataError(f"there is no scan {name!r} in the split {', '.join(self.split)}")
         scan = self.data_list[self._index[name]]
-        kept, finite, count = self._read_points(scan.points)
-        added = sum(len(self._read_points(sweep.points)[0]) for sweep in scan.sweeps)
-        classes = check_prediction(pred, len(kept) + added, self.num_classes, name)[: len(kept)]
-        raw = np.full(count, np.bincount(classes).argmax() + 1, np.uint8)
-        raw[slice(None) if finite is None else finite] = classes + 1
+        points, finite, count = _read_points(scan.points, self.nonfinite)
+        added = sum(len(_read_points(sweep.points, self.nonfinite)[0]) for sweep in scan.sweeps)
+        classes = np.full(count, -1)
+        kept = slice(None) if finite is None else finite
+        classes[kept] = check_prediction(pred, len(points) + added, self.num_classes, name)[: len(points)]
         meta = Path(folder) / scan.split / "submission.json"
         if not meta.is_file():
             write_array(meta, np.frombuffer(json.dumps({"meta": META}, indent=2).encode(), np.uint8))
-        return write_array(Path(folder) / "lidarseg" / scan.split / f"{name}_lidarseg.bin", raw)
+        target = Path(folder) / "lidarseg" / scan.split / f"{name}_lidarseg.bin"
+        return write_array(target, self.encode_prediction(classes))
+
+
+def _read_points(path: Path, nonfinite: str) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Read x, y, z [m], strength of a scan file, float32 (N, 4); the mask of the finite points if some are not;
+    and the number of points in the file."""
+    points = read_binary(path, np.float32, COLUMNS)[:, :4]
+    finite = finite_rows(points, path, nonfinite)
+    kept = points if finite is None else points[finite]
+    return kept / np.array([1, 1, 1, 255], np.float32), finite, len(points)

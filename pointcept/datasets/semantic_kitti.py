@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from .builder import DATASETS
 from .reading import UNKNOWN, finite_rows, map_labels, read_binary, require_folder
 from .submission import check_prediction, write_array
 from .transform.points import Sample
+
+logger = logging.getLogger(__name__)
 
 CLASSES: dict[str, tuple[int, ...]] = {
     "car": (10, 252),
@@ -83,8 +86,8 @@ class SemanticKITTIDataset(BaseDataset):
     """SemanticKITTI in its official layout, ``data_root/dataset/sequences/XX/{velodyne,labels}``.
 
     Args:
-        sequences: these sequences instead of those of the split, as numbers or names (8 or "08"). They
-            are read with labels unless ``split`` is "test".
+        sequences: these sequences instead of those of the split, as numbers or names (8 or "08"), read with labels
+            unless ``split`` is "test"; or "available": those of the split that are on disk, for parts of the data set.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
 
     Raises:
@@ -93,6 +96,7 @@ class SemanticKITTIDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
+    PREDICTION_SUFFIX = ".label"
 
     def __init__(
         self,
@@ -104,17 +108,20 @@ class SemanticKITTIDataset(BaseDataset):
         loop: int = 1,
         ignore_index: int = -1,
         nonfinite: str = "raise",
-        sequences: Sequence[int | str] | None = None,
+        sequences: Sequence[int | str] | str | None = None,
     ) -> None:
-        self.sequences = None if sequences is None else self._sequence_names(sequences)
+        self.available = sequences == "available"
+        self.sequences = None if sequences is None or self.available else self._sequence_names(sequences)
         super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)
         self._table = label_table(ignore_index)
 
     @staticmethod
-    def _sequence_names(sequences: Sequence[int | str]) -> list[str]:
+    def _sequence_names(sequences: Sequence[int | str] | str) -> list[str]:
         """Two-digit names of the sequences, each once."""
         if isinstance(sequences, (str, int)) or not sequences:
-            raise ConfigError(f'sequences must be a list such as [0, 8] or ["00", "08"], got {sequences!r}')
+            raise ConfigError(
+                f'sequences must be a list such as [0, 8] or ["00", "08"], or "available"; got {sequences!r}'
+            )
         names = [f"{s:02d}" if isinstance(s, int) else str(s).zfill(2) for s in sequences]
         if len(set(names)) != len(names):
             raise ConfigError(f"sequences names a sequence twice: {', '.join(names)}")
@@ -130,12 +137,13 @@ class SemanticKITTIDataset(BaseDataset):
         if self.sequences is not None:
             labelled = self.split != ("test",)
             return [scan for name in self.sequences for scan in self._scans(root / name, labelled)]
-        return [
-            scan
-            for split in self.split
-            for number in SEQUENCES[split]
-            for scan in self._scans(root / f"{number:02d}", split != "test")
-        ]
+        wanted = [(root / f"{number:02d}", split) for split in self.split for number in SEQUENCES[split]]
+        there = [(folder, split) for folder, split in wanted if folder.is_dir() or not self.available]
+        if not there:
+            raise DataError(f"{root} has none of the sequences {', '.join(folder.name for folder, _ in wanted)}")
+        if self.available:
+            logger.info("sequences of the split %s: %s", "+".join(self.split), " ".join(f.name for f, _ in there))
+        return [scan for folder, split in there for scan in self._scans(folder, split != "test")]
 
     @staticmethod
     def _scans(folder: Path, labelled: bool) -> list[Scan]:
@@ -163,24 +171,32 @@ class SemanticKITTIDataset(BaseDataset):
                 label is unknown, or (with nonfinite="raise") values are not finite.
         """
         scan = self.data_list[idx]
-        points = read_binary(scan.points, np.float32, 4)
-        sample: Sample = {}
+        sample, kept = self.read_scan(scan.points, self.nonfinite)
         if scan.labels is not None:
             # The upper 16 bits hold the instance id.
             raw = read_binary(scan.labels, np.uint32) & 0xFFFF
-            if len(raw) != len(points):
-                raise DataError(f"{scan.labels} has {len(raw)} labels, {scan.points} has {len(points)} points")
-            sample["segment"] = map_labels(raw, self._table, scan.labels)
-        finite = finite_rows(points, scan.points, self.nonfinite)
+            count = len(sample["coord"]) if kept is None else len(kept)
+            if len(raw) != count:
+                raise DataError(f"{scan.labels} has {len(raw)} labels, {scan.points} has {count} points")
+            segment = map_labels(raw, self._table, scan.labels)
+            sample["segment"] = segment if kept is None else segment[kept]
+        sample["name"] = scan.name
+        return sample
+
+    @classmethod
+    def read_scan(cls, path: Path, nonfinite: str = "raise") -> tuple[Sample, np.ndarray | None]:
+        """Read a file of float32 x, y, z [m], reflectance in [0, 1]; see :meth:`BaseDataset.read_scan`."""
+        points = read_binary(path, np.float32, 4)
+        finite = finite_rows(points, path, nonfinite)
         if finite is not None:
             points = points[finite]
-            sample = {key: value[finite] for key, value in sample.items()}
-        return {
-            "coord": np.ascontiguousarray(points[:, :3]),
-            "strength": np.ascontiguousarray(points[:, 3:]),
-            **sample,
-            "name": scan.name,
-        }
+        coord, strength = np.ascontiguousarray(points[:, :3]), np.ascontiguousarray(points[:, 3:])
+        return {"coord": coord, "strength": strength}, finite
+
+    @classmethod
+    def encode_prediction(cls, classes: np.ndarray) -> np.ndarray:
+        """uint32 (M,) raw ids, 0 (unlabeled) for points without a prediction."""
+        return np.where(classes < 0, np.uint32(0), CLASS_TO_RAW[classes])
 
     def get_data_name(self, idx: int) -> str:
         """Name of scan ``idx``: ``<sequence>_<frame>``, for instance 08_000003."""
@@ -205,6 +221,7 @@ class SemanticKITTIDataset(BaseDataset):
         points = read_binary(path, np.float32, 4)
         finite = finite_rows(points, path, self.nonfinite)
         kept = slice(None) if finite is None else finite
-        raw = np.zeros(len(points), np.uint32)
-        raw[kept] = CLASS_TO_RAW[check_prediction(pred, len(points[kept]), self.num_classes, name)]
-        return write_array(Path(folder) / "sequences" / sequence / "predictions" / f"{frame}.label", raw)
+        classes = np.full(len(points), -1)
+        classes[kept] = check_prediction(pred, len(points[kept]), self.num_classes, name)
+        target = Path(folder) / "sequences" / sequence / "predictions" / f"{frame}.label"
+        return write_array(target, self.encode_prediction(classes))

@@ -82,6 +82,7 @@ class WaymoDataset(BaseDataset):
     """
 
     names = NAMES
+    SCAN_PATTERN = "coord.npy"
     SPLITS = SPLITS
 
     def __init__(
@@ -128,28 +129,36 @@ class WaymoDataset(BaseDataset):
                 values are not finite.
         """
         frame = self.data_list[idx]
-        points, kept = self._read_points(frame)
-        sample: Sample = {
-            "coord": np.ascontiguousarray(points[kept, :3]),
-            "strength": np.ascontiguousarray(points[kept, 3:]),
-            "name": frame.name,
-        }
+        sample, kept = self.read_scan(frame.folder, self.nonfinite)
+        sample["name"] = frame.name
         if frame.split != "testing":
             path = frame.folder / "segment.npy"
-            segment = _load(path, "iu", (len(points),)).astype(np.int64)
+            count = len(sample["coord"]) if kept is None else len(kept)
+            segment = _load(path, "iu", (count,)).astype(np.int64)
             if segment.min() < -1 or segment.max() >= self.num_classes:
                 raise DataError(f"{path} has classes from {segment.min()} to {segment.max()}, expected -1 to 21")
             segment[segment == -1] = self.ignore_index
-            sample["segment"] = segment[kept]
+            sample["segment"] = segment if kept is None else segment[kept]
         return sample
 
-    def _read_points(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Read x, y, z [m], strength of all points, float32 (N, 4), and which of them are kept, bool (N,)."""
-        coord = _load(frame.folder / "coord.npy", "f", (None, 3))
-        strength = _load(frame.folder / "strength.npy", "f", (len(coord), 1))
-        points = np.concatenate([coord, strength], axis=1).astype(np.float32, copy=False)
-        finite = finite_rows(points, frame.folder, self.nonfinite)
-        return points, np.ones(len(points), bool) if finite is None else finite
+    @classmethod
+    def find_scans(cls, path: Path) -> list[Path]:
+        """The folders of frames at ``path``: itself (or that of the ``coord.npy`` it is), else all below it, sorted.
+
+        Raises:
+            DataError: there is nothing at ``path``, or no frame below it.
+        """
+        return [file.parent for file in super().find_scans(path)]
+
+    @classmethod
+    def read_scan(cls, path: Path, nonfinite: str = "raise") -> tuple[Sample, np.ndarray | None]:
+        """Read the folder of a frame, ``coord.npy`` and ``strength.npy``; see :meth:`BaseDataset.read_scan`."""
+        coord = _load(path / "coord.npy", "f", (None, 3)).astype(np.float32, copy=False)
+        strength = _load(path / "strength.npy", "f", (len(coord), 1)).astype(np.float32, copy=False)
+        finite = finite_rows(np.concatenate([coord, strength], axis=1), path, nonfinite)
+        if finite is not None:
+            coord, strength = coord[finite], strength[finite]
+        return {"coord": coord, "strength": strength}, finite
 
     def get_data_name(self, idx: int) -> str:
         """Name of frame ``idx``: ``<segment>_<timestamp>``."""
@@ -174,9 +183,10 @@ class WaymoDataset(BaseDataset):
         if name not in self._index:
             raise DataError(f"there is no frame {name!r} in the split {', '.join(self.split)}")
         frame = self.data_list[self._index[name]]
-        kept = self._read_points(frame)[1]
-        official = np.zeros(len(kept), np.int32)
-        official[kept] = check_prediction(pred, int(kept.sum()), self.num_classes, name) + 1
+        sample, kept = self.read_scan(frame.folder, self.nonfinite)
+        classes = check_prediction(pred, len(sample["coord"]), self.num_classes, name)
+        official = np.zeros(len(classes) if kept is None else len(kept), np.int32)
+        official[slice(None) if kept is None else kept] = classes + 1
 
         pb2 = dataset_pb2()
         frames = segmentation_pb2().SegmentationFrameList()
@@ -193,10 +203,13 @@ class WaymoDataset(BaseDataset):
     def finish_submission(self, folder: str | Path) -> Path:
         """Join the written frames into ``folder/segmentation_frames.bin``, one ``SegmentationFrameList``.
 
+        A submission is for one split: beside frames of the testing split those of others are left out.
+
         Raises:
             DataError: frames of this data set have not been written.
         """
-        parts = [Path(folder) / "frames" / f"{frame.name}.bin" for frame in self.data_list]
+        frames = [frame for frame in self.data_list if frame.split == "testing"] or self.data_list
+        parts = [Path(folder) / "frames" / f"{frame.name}.bin" for frame in frames]
         missing = [part for part in parts if not part.is_file()]
         if missing:
             raise DataError(f"{len(missing)} of {len(parts)} frames have no prediction, such as {missing[0]}")

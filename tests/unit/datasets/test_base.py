@@ -260,6 +260,7 @@ def test_build_dataset():
 def test_no_submission_format():
     with pytest.raises(NotImplementedError, match="Cloud has no submission format"):
         Cloud().write_submission("x", "y", None)
+    assert Cloud().finish_submission("x") is None
 
 
 def test_views_do_not_see_each_other():

@@ -72,6 +72,19 @@ def test_splits(tiny_root):
     assert len(both) == len(train) + len(val)
 
 
+def test_available_sequences(tiny_root, tmp_path, caplog):
+    caplog.set_level("INFO", logger="pointcept")
+    train = dataset(tiny_root, split=["train", "val"], sequences="available")
+    assert [scan.name for scan in train.data_list] == ["00_000000", "00_000001", "08_000000", "08_000001"]
+    assert "sequences of the split train+val: 00 08" in caplog.text
+    assert set(dataset(tiny_root, split="test", sequences="available")[0]) == {"coord", "strength", "name"}
+    shutil.rmtree(tiny_root / "dataset" / "sequences" / "08")
+    with pytest.raises(DataError, match="has none of the sequences 08"):
+        dataset(tiny_root, split="val", sequences="available")
+    with pytest.raises(DataError, match="no folder"):
+        dataset(tmp_path / "x", split="val", sequences="available")
+
+
 def test_sample(tiny_root):
     sample = dataset(tiny_root, sequences=["00", 8])[3]
     scan, label = files(tiny_root, "08", 1)

@@ -115,6 +115,15 @@ def test_submission(root: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(labels[mask, 1], pred[begin : begin + mask.sum()] + 1)
 
 
+def test_a_submission_of_several_splits_joins_the_testing_frames(root: Path, tmp_path: Path) -> None:
+    data = WaymoDataset(["validation", "testing"], root)
+    for index in range(4, 8):
+        data.write_submission(tmp_path, data.get_data_name(index), np.zeros(len(data.get_data(index)["coord"]), int))
+    message = protos.segmentation_pb2().SegmentationFrameList()
+    message.ParseFromString(data.finish_submission(tmp_path).read_bytes())
+    assert len(message.frames) == 4
+
+
 def test_true_labels_come_back_as_in_the_record(golden_dir: Path, tmp_path: Path) -> None:
     """Record -> arrays -> submission of the true classes gives the label images of the record."""
     pytest.importorskip("google_crc32c")

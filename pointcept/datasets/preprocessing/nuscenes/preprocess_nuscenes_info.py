@@ -56,11 +56,15 @@ def build_split_infos(dataset_root: Path, version: str, max_sweeps: int, with_ca
 
 
 def write_infos(path: Path, infos: list[Info]) -> None:
-    """Write an info file, which appears under its name only when it is whole."""
+    """Write an info file, which appears under its name only when it is whole; raises ``OSError`` if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(pickle.dumps(infos, protocol=4))
-    partial.replace(path)
+    try:
+        partial.write_bytes(pickle.dumps(infos, protocol=4))
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def find_versions(dataset_root: Path, wanted: list[str] | None) -> list[str]:
@@ -81,7 +85,7 @@ def find_versions(dataset_root: Path, wanted: list[str] | None) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 if the data set is not as expected."""
+    """Run the command; returns the exit code: 0, 1 after failed writing, 2 if the data set is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_root", type=Path, required=True, help="folder with samples/, lidarseg/, v1.0-*/")
     parser.add_argument("--output_root", type=Path, required=True, help="info/ is written below it")
@@ -102,6 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, ImportError) as error:
         logger.error("%s", error)
         return 2
+    except OSError as error:
+        logger.error("writing failed: %s. Whole info files are kept; the same command writes them all again", error)
+        return 1
     return 0
 
 

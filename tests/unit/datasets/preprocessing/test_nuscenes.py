@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -196,6 +197,23 @@ def test_what_is_missing_is_named(tiny_nuscenes: Callable[..., Any], caplog: pyt
     scan = next((root / "samples" / "LIDAR_TOP").iterdir())
     without(scan)
     assert f"1 scans of scene-0{'061' if 's0d' in scan.name else '103'} are missing, such as {scan}" in caplog.text
+
+
+@pytest.mark.usefixtures("fake_devkit")
+def test_full_disk(
+    tiny_nuscenes: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tiny_nuscenes().root
+
+    def full(path: Path, data: bytes) -> None:
+        with open(path, "wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(root) == 1
+    assert "writing failed: [Errno 28] No space left on device" in caplog.text
+    assert not list((root.parent / "info").iterdir())
 
 
 @pytest.mark.usefixtures("fake_devkit")
