@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from pointcept.datasets import collate_fn, point_collate_fn
 from pointcept.datasets.base import Draw
 from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
-from pointcept.utils.device import device_count
+from pointcept.utils.device import device_count, random_state, set_random_state
 from pointcept.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,23 @@ def per_process(total: int | None, name: str, default: int = 1) -> int:
     return total // world
 
 
+def check_classes(model: Any, dataset: Any) -> None:
+    """Check that the network tells apart the classes of the data set.
+
+    Args:
+        model: the network that is deployed; one without ``num_classes`` is not checked.
+        dataset: gives ``num_classes``.
+
+    Raises:
+        ConfigError: another number of classes; on a GPU the loss would end the process without a reason.
+    """
+    own = getattr(model, "num_classes", None)
+    if own is not None and own != dataset.num_classes:
+        raise ConfigError(
+            f"model.num_classes={own}, but {type(dataset).__name__} has {dataset.num_classes} classes: they must agree"
+        )
+
+
 def collate_val(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate validation samples so that ``inverse`` counts through the whole batch.
 
@@ -110,15 +127,49 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class Loader(DataLoader):
+    """A data loader that can be closed, and that leaves the random generators of this process as they are.
+
+    Without loading processes the samples seed and use them here; what the model draws would otherwise
+    depend on the number of loading processes.
+    """
+
+    def close(self) -> None:
+        """End the loading processes.
+
+        After an error its traceback keeps them alive: the garbage collector then waits five seconds for
+        them, or Python ends them at its exit, which torch reports as a crash.
+        """
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and self.num_workers:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        return batches if self.num_workers else self._undisturbed(batches)
+
+    @staticmethod
+    def _undisturbed(batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            state = random_state()
+            try:
+                batch = next(batches, None)
+            finally:
+                set_random_state(state)
+            if batch is None:
+                return
+            yield batch
+
+
 def _loader(
     dataset: Any, sampler: Sampler, batch_size: int, collate: Callable[..., Any], workers: int, seed: int
-) -> DataLoader:
+) -> Loader:
     # Its own generator: otherwise each new pass takes a number from torch's global one, and a run
     # resumed within an epoch would no longer be the same.
     generator = torch.Generator()
     generator.manual_seed(seed)
     workers = -(-workers // comm.world_size())
-    return DataLoader(
+    return Loader(
         ReportingDataset(dataset),
         batch_size=batch_size,
         sampler=sampler,
@@ -131,7 +182,7 @@ def _loader(
     )
 
 
-def train_loader(dataset: Any, sampler: TrainSampler, cfg: Any) -> DataLoader:
+def train_loader(dataset: Any, sampler: TrainSampler, cfg: Any) -> Loader:
     """The loader of training batches.
 
     Args:
@@ -147,7 +198,7 @@ def train_loader(dataset: Any, sampler: TrainSampler, cfg: Any) -> DataLoader:
     return _loader(dataset, sampler, batch_size, collate, cfg.num_worker, cfg.seed or 0)
 
 
-def eval_loader(dataset: Any, cfg: Any) -> DataLoader:
+def eval_loader(dataset: Any, cfg: Any) -> Loader:
     """The loader of validation batches: each sample once, in order.
 
     Raises:
@@ -158,7 +209,7 @@ def eval_loader(dataset: Any, cfg: Any) -> DataLoader:
     return _loader(dataset, _eval_sampler(dataset), batch_size, collate_val, cfg.num_worker, 0)
 
 
-def scan_loader(dataset: Any, cfg: Any) -> DataLoader:
+def scan_loader(dataset: Any, cfg: Any) -> Loader:
     """The loader of the tester: one scan at a time, with all its fragments.
 
     Raises:

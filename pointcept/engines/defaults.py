@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import secrets
 import sys
@@ -103,7 +104,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
     later test leaves the record of the training as it is.
 
     Args:
-        cfg: its ``seed`` is filled in when it is ``None``.
+        cfg: its ``seed`` is filled in when it is ``None``: with that of the run that ``resume`` goes on
+            with, otherwise with a new one.
         job: ``"train"`` or ``"test"``.
 
     Raises:
@@ -121,7 +123,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         raise ConfigError(f"save_path={cfg.save_path} is a file, expected a folder") from None
     setup_logging(folder, f"{job}.log", resume=cfg.resume)
     if cfg.seed is None:
-        cfg.seed = comm.broadcast_object(secrets.randbelow(2**31))
+        resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
+        cfg.seed = comm.broadcast_object(secrets.randbelow(2**31) if resumed is None else resumed)
     seed_everything(cfg.seed + comm.rank(), cfg.deterministic)
     if comm.is_main_process():
         if job == "train" and not cfg.resume and (folder / "model" / "model_last.pth").exists():
@@ -130,10 +133,23 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         facts = write_environment(record / "environment.json", cfg.seed)
         logger.info(
             "pointcept %s, torch %s, commit %s%s, seed %d, results in %s",
-            *(facts["pointcept"], facts["torch"], facts["git"]["commit"] or "unknown"),
+            *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
             *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
         )
     comm.barrier()
+
+
+def recorded_seed(cfg: Config) -> int | None:
+    """The seed of the run that ``cfg`` resumes, from its ``environment.json``; ``None`` where none is recorded.
+
+    The run is the one that ``cfg.weight`` (``<run>/model/<name>.pth``) belongs to, or that of ``save_path``.
+    """
+    run = Path(cfg.weight).parent.parent if cfg.weight else Path(cfg.save_path)
+    try:
+        seed = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("seed")
+    except (OSError, ValueError):
+        return None
+    return seed if isinstance(seed, int) else None
 
 
 def train_main(cfg: Config) -> None:

@@ -18,17 +18,21 @@ from pointcept.utils.device import get_device
 class Interrupts:
     """While it is entered, SIGINT and SIGTERM become ``KeyboardInterrupt`` where the state is whole.
 
-    In one process the interrupt comes at once, but after the step that is running. With several,
-    every process has to stop after the same step; they agree on it every ``period`` steps. A second
-    signal interrupts at once in any case.
+    In one process the interrupt comes at once, but after the step that is running and its hooks. With
+    several, every process has to stop after the same step; they agree on it every ``period`` steps. A
+    second signal interrupts at once in any case.
 
     Args:
         period: steps between two agreements.
+
+    Attributes:
+        half_done: an optimizer step is running, so the state is not one to go on from.
     """
 
     def __init__(self, period: int = 10) -> None:
         self.period = period
-        self.in_step = False
+        self.half_done = False
+        self._holding = False
         self._asked = False
         self._previous: dict[int, Any] = {}
 
@@ -43,13 +47,13 @@ class Interrupts:
         self._previous = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked or not (self.in_step or comm.world_size() > 1):
+        if self._asked or not (self._holding or comm.world_size() > 1):
             raise KeyboardInterrupt
         self._asked = True
 
     @contextmanager
-    def step(self, iteration: int) -> Iterator[None]:
-        """Hold an interrupt back until the optimizer step inside is done.
+    def hold(self, iteration: int) -> Iterator[None]:
+        """Hold an interrupt back until what is inside is done: an optimizer step and its hooks.
 
         Args:
             iteration: the same on all processes.
@@ -57,9 +61,9 @@ class Interrupts:
         Raises:
             KeyboardInterrupt: one was held back.
         """
-        self.in_step = True
+        self._holding = True
         yield
-        self.in_step = False
+        self._holding = False
         if self._everyone_stops(iteration):
             raise KeyboardInterrupt
 

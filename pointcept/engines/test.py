@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 from torch import nn
 
 from pointcept.datasets import build_dataset
-from pointcept.engines.data import eval_loader, per_process, scan_loader
+from pointcept.datasets.submission import write_npy
+from pointcept.engines.data import Loader, check_classes, eval_loader, per_process, scan_loader
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
 from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, write_report
 from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import load_weights
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -36,10 +38,7 @@ def build_tester(cfg: Any, **supplied: Any) -> SemSegTester:
     Raises:
         ConfigError, CheckpointError: see the tester.
     """
-    TESTERS.check(cfg.test, "test", ("cfg", *supplied))
-    arguments = {key: value for key, value in cfg.test.items() if key != "type"}
-    tester: SemSegTester = TESTERS.get(cfg.test.type)(cfg, **arguments, **supplied)
-    return tester
+    return TESTERS.build(cfg.test, cfg=cfg, **supplied)
 
 
 @TESTERS.register_module("SemSegTester")
@@ -47,12 +46,14 @@ class SemSegTester:
     """Evaluates weights: per-class IoU and accuracy, their means, and a JSON file.
 
     The scans come from ``data.test`` as fragments and views that vote; that result is called
-    *precise*. Scans without labels get a submission file in the format of their benchmark instead.
+    *precise*. Scans without labels go to a submission in the format of their benchmark instead,
+    ``result/submission``.
 
     Args:
         cfg: the resolved config; ``weight`` names the weights when no ``model`` is given.
         verbose: log a line for each scan.
         save_predictions: keep the classes of every point as ``result/predictions/<name>.npy``.
+        submit: write the submission of labelled scans too, for the official evaluation tools.
         quick: evaluate ``data.val`` in one pass instead, as it is done during training; that
             result is called *quick*.
         model: a network that holds its weights already.
@@ -71,6 +72,7 @@ class SemSegTester:
         cfg: Any,
         verbose: bool = True,
         save_predictions: bool = False,
+        submit: bool = False,
         quick: bool = False,
         model: nn.Module | None = None,
         weight: str | None = None,
@@ -78,6 +80,7 @@ class SemSegTester:
         self.cfg = cfg
         self.verbose = verbose
         self.save_predictions = save_predictions
+        self.submit = submit
         self.quick = quick
         self.folder = Path(cfg.save_path) / "result"
         self.weight = weight or cfg.weight
@@ -101,18 +104,20 @@ class SemSegTester:
             The metrics, the same on every process; ``None`` when no scan has labels.
 
         Raises:
-            DataError: scans, labels or fragments are wrong; the message names the scan.
+            DataError: scans, labels or fragments are wrong, with the name of the scan; or results cannot be written.
         """
         start = time.perf_counter()
         section = self.cfg.data.val if self.quick else self.cfg.data.test
         dataset = build_dataset(section)
-        if self.quick:
-            metrics, _ = evaluate_quick(self.model, eval_loader(dataset, self.cfg), dataset, self.precision)
-        else:
-            metrics = self._vote_on_all(dataset)
+        check_classes(self.model, dataset)
+        with closing((eval_loader if self.quick else scan_loader)(dataset, self.cfg)) as loader:
+            if self.quick:
+                metrics, _ = evaluate_quick(self.model, loader, dataset, self.precision)
+            else:
+                metrics = self._vote_on_all(dataset, loader)
         if metrics.num_scans == 0:
             if comm.is_main_process():
-                logger.info("no scan has labels, so there is no mIoU; submission in %s", self.folder / "submission")
+                logger.info("no scan has labels, so there is no mIoU")
             return None
         if comm.is_main_process():
             logger.info("%s", format_table(metrics, self.kind))
@@ -132,35 +137,51 @@ class SemSegTester:
         path = Path(self.cfg.miou_result_path)
         return path if path.suffix == ".json" else path / f"miou_{self.kind}.json"
 
-    def _vote_on_all(self, dataset: Any) -> Metrics:
-        loader = scan_loader(dataset, self.cfg)
+    def _vote_on_all(self, dataset: Any, loader: Loader) -> Metrics:
         batch_size = per_process(self.cfg.batch_size_test, "batch_size_test")
         matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
+        submitted = 0
         for number, sample in enumerate(loader, start=1):
             begin = time.perf_counter()
             if "fragment_list" not in sample:
                 raise ConfigError("the tester needs data.test with test_mode=True and test_cfg (or test.quick=True)")
             scan = predict_scan(self.model, sample, batch_size, self.precision)
-            self._keep(dataset, scan)
+            submitted += self._keep(dataset, scan)
             if scan.target is not None:
                 matrix.update(scan.pred, scan.target)
             if self.verbose:
                 self._log_scan(scan, dataset, f"[{number}/{len(loader)}]", time.perf_counter() - begin)
         matrix.all_reduce()
+        self._finish_submission(dataset, submitted)
         return matrix.compute()
 
-    def _keep(self, dataset: Any, scan: ScanPrediction) -> None:
-        """Write what is asked for: a submission for scans without labels, predictions on request."""
+    def _keep(self, dataset: Any, scan: ScanPrediction) -> bool:
+        """Write what is asked for, predictions and the scan's part of a submission; returns whether it has one."""
         pred = scan.pred.cpu().numpy()
-        if scan.target is None:
-            dataset.write_submission(self.folder / "submission", scan.name, pred)
-        if self.save_predictions:
-            path = self.folder / "predictions" / f"{scan.name}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, pred.astype(np.int16))
+        submit = scan.target is None or self.submit
+        try:
+            if submit:
+                dataset.write_submission(self.folder / "submission", scan.name, pred)
+            if self.save_predictions:
+                write_npy(self.folder / "predictions" / f"{scan.name}.npy", pred.astype(np.int16))
+        except (OSError, ImportError) as error:  # a full disk, message classes that are not installed
+            raise DataError(f"{scan.name}: cannot write its prediction below {self.folder}: {error}") from error
+        return submit
+
+    def _finish_submission(self, dataset: Any, submitted: int) -> None:
+        """Complete the submission, on rank 0 once every process has written its scans; every process has to call it."""
+        total = sum(comm.gather_objects(submitted))
+        if total == 0 or not comm.is_main_process():
+            return
+        folder = self.folder / "submission"
+        try:
+            dataset.finish_submission(folder)
+        except OSError as error:
+            raise DataError(f"cannot complete the submission in {folder}: {error}") from error
+        logger.info("submission of %d scans in %s", total, folder)
 
     def _log_scan(self, scan: ScanPrediction, dataset: Any, place: str, seconds: float) -> None:
-        result = "submission written"
+        result = "no labels"
         if scan.target is not None:
             own = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, scan.pred.device)
             own.update(scan.pred, scan.target)

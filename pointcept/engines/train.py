@@ -17,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pointcept.datasets import build_dataset
 from pointcept.engines import checkpoint
-from pointcept.engines.data import eval_loader, per_process, train_loader
+from pointcept.engines.data import check_classes, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.interrupt import Interrupts
 from pointcept.engines.sampler import TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
-from pointcept.models import build_model
+from pointcept.models import build_model, deployable
 from pointcept.utils import comm, device
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.events import ScalarWriter
@@ -42,10 +42,7 @@ def build_trainer(cfg: Any) -> TrainerBase:
     Raises:
         ConfigError, DataError: see the trainer.
     """
-    TRAINERS.check(cfg.train, "train", ("cfg",))
-    arguments = {key: value for key, value in cfg.train.items() if key != "type"}
-    trainer: TrainerBase = TRAINERS.get(cfg.train.type)(cfg, **arguments)
-    return trainer
+    return TRAINERS.build(cfg.train, cfg=cfg)
 
 
 class TrainerBase:
@@ -71,14 +68,16 @@ class TrainerBase:
                     self.call("before_epoch")
                     for batches in self.groups():
                         self.call("before_step")
-                        with interrupts.step(self.iteration + 1):
+                        with interrupts.hold(self.iteration + 1):
+                            interrupts.half_done = True
                             result = self.run_step(batches)
-                        self.call("after_step", result)
+                            interrupts.half_done = False
+                            self.call("after_step", result)
                     self.call("after_epoch")
                     self.epoch += 1
                 self.completed = True
             except KeyboardInterrupt:
-                self.interrupted(whole=not interrupts.in_step)
+                self.interrupted(whole=not interrupts.half_done)
                 raise
             finally:
                 self.release()
@@ -166,6 +165,7 @@ class DefaultTrainer(TrainerBase):
     def _build_model(self) -> None:
         cfg = self.cfg
         network = build_model(cfg.model)
+        check_classes(deployable(network), self.train_set)
         if cfg.sync_bn and comm.world_size() > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(self.device)
@@ -202,10 +202,11 @@ class DefaultTrainer(TrainerBase):
     def train(self) -> None:
         """See :meth:`TrainerBase.train`; the TensorBoard file is closed whatever happens."""
         plan = self.plan
+        batches = f"{plan.accumulation} x " if plan.accumulation > 1 else ""
         logger.info(
-            "%d scans, %d evaluation epochs, %d iterations of %d x %d scans on %d process(es), device %s",
-            *(self.sampler.samples, self.max_epoch, plan.total_steps, plan.accumulation, plan.batch_size),
-            *(comm.world_size(), self.device),
+            "training on %d scans: %d iterations of %s%d scans, %d evaluation(s), %d process(es), device %s",
+            *(self.sampler.samples, plan.total_steps, batches, plan.batch_size),
+            *(self.max_epoch, comm.world_size(), self.device),
         )
         self.model.train()
         try:
@@ -214,12 +215,10 @@ class DefaultTrainer(TrainerBase):
             self.writer.close()
 
     def release(self) -> None:
-        """End the data loading processes.
-
-        The garbage collector would find them in a cycle and then waits five seconds for each loader.
-        """
-        del self.train_loader
-        self.val_loader = None
+        """End the data loading processes."""
+        for loader in (self.train_loader, self.val_loader):
+            if loader is not None:
+                loader.close()
 
     def position(self) -> int:
         """Samples of the stream that the finished steps have consumed, over all processes."""

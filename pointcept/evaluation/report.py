@@ -1,8 +1,10 @@
 """Metrics as a text table for the log and as JSON for programs.
 
 Every figure says how it was made. ``quick``: one pass over the voxels that the network sees, as
-during training. ``precise``: every point of the raw scan, with test-time augmentation if the
-config has it; the figure to publish. The two are not comparable.
+during training; scored on every point of the raw scan where the batch has ``inverse`` and
+``origin_segment``, else on the voxels. ``precise``: every point of the raw scan, by the votes of
+fragments, with test-time augmentation if the config has it; the figure to publish. The two are
+not comparable.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ def format_table(metrics: Metrics, kind: Kind) -> str:
     rows.append(["all points", "", _percent(m.all_acc), "", "", ""])
     if base.name:
         always = f"always {base.name!r}"
-        rows.append([f"{always}, present", _percent(base.miou_present), "", "", "", ""])
-        rows.append([f"{always}, all", _percent(base.miou_all), _percent(base.all_acc), "", "", ""])
+        rows.append([f"{always}, mean over present", _percent(base.miou_present), "", "", "", ""])
+        rows.append([f"{always}, mean over all", _percent(base.miou_all), "", "", "", ""])
+        rows.append([f"{always}, all points", "", _percent(base.all_acc), "", "", ""])
     return "\n".join([_title(m, kind), *_align(rows, 1 + len(m.names))])
 
 

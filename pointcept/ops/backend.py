@@ -95,23 +95,26 @@ def _why_not_triton() -> str | None:
 @functools.cache
 def _choose(operation: str, device_type: str, wanted: str | None, double: bool) -> Callable[..., Any]:
     name, reason = wanted, "asked for"
+    passed_over: list[str] = []
     if double:
-        name, reason = "torch", "float64"
+        name, reason = "torch", "the input is float64"
     elif wanted is None:
         for name in _IMPLEMENTATIONS[operation]:
             if name == "torch":
-                reason = f"device is {device_type}" if device_type != "cuda" else "the only one, or the others failed"
+                reason = "; ".join(passed_over) or "the only implementation"
                 break
             why_not = "runs on cuda only" if device_type != "cuda" else _why_not_triton()
             if why_not is None:
                 reason = "fastest available"
                 break
-            logger.debug("%s: %s passed over: %s", operation, name, why_not)
+            passed_over.append(f"{name} {why_not}")
     elif wanted == "triton" and (device_type != "cuda" or _why_not_triton()):
         why_not = _why_not_triton() if device_type == "cuda" else f"it runs on cuda only, not on {device_type}"
         raise ConfigError(f"{operation}: the backend 'triton' was asked for, but {why_not}")
     assert name is not None
-    logger.info("ops: %s runs on %s (%s)", operation, name, reason)
+    # On a CPU there is one implementation of each operation: nothing that a user has to know.
+    level = logging.INFO if device_type == "cuda" or wanted is not None else logging.DEBUG
+    logger.log(level, "ops: %s uses %s on %s (%s)", operation, name, device_type, reason)
     module, function = _IMPLEMENTATIONS[operation][name].split(":")
     return getattr(importlib.import_module(module), function)
 

@@ -45,7 +45,7 @@ class Duplicates:
         representative: (M,) one row of every distinct voxel.
     """
 
-    grid: "VoxelGrid"
+    grid: VoxelGrid
     group: Tensor
     representative: Tensor
 
@@ -127,7 +127,7 @@ class VoxelGrid:
             self._neighbours[kernel_size] = found
         return self._neighbours[kernel_size]
 
-    def coarsen(self, first_order: str, depth: int, counts: list[int]) -> tuple["VoxelGrid", Pooling]:
+    def coarsen(self, first_order: str, depth: int, counts: list[int]) -> tuple[VoxelGrid, Pooling]:
         """Merge the voxels that share a cube of 2**depth voxels; rows ascend along ``first_order``.
 
         Args:

@@ -41,16 +41,25 @@ def save_atomically(content: Any, path: str | Path) -> None:
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and the file is
     renamed; a crash at any moment leaves the old file as it was.
+
+    Raises:
+        CheckpointError: the file cannot be written: a full disk, missing rights.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # On a full disk torch complains about positions in the file; what happened stands behind that.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise CheckpointError(f"cannot write {path}: {cause}; an earlier file there is as it was") from error
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -10,7 +10,7 @@ from pointcept.utils.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_ALL: dict[str, "Registry"] = {}
+_ALL: dict[str, Registry] = {}
 
 
 class Registry:
@@ -58,7 +58,8 @@ class Registry:
             ConfigError: nothing of this name is registered; the message names the nearest one.
         """
         if name not in self._entries:
-            raise ConfigError(f"unknown type {name!r} in the registry of {self.name}: {did_you_mean(name, self.names())}")
+            hint = did_you_mean(name, self.names())
+            raise ConfigError(f"unknown type {name!r} in the registry of {self.name}: {hint}")
         return self._entries[name]
 
     def check(self, cfg: Mapping[str, Any], where: str, supplied: tuple[str, ...] = ()) -> None:
@@ -93,12 +94,13 @@ class Registry:
         if missing:
             raise ConfigError(f"{where}: {cfg['type']} needs {', '.join(missing)}, which the config does not give")
 
-    def build(self, cfg: Mapping[str, Any], **supplied: Any) -> Any:
+    def build(self, cfg: Mapping[str, Any], /, **supplied: Any) -> Any:
         """Build the object that ``cfg`` describes.
 
         Args:
             cfg: ``{"type": ..., **arguments}``; it is not changed.
-            **supplied: arguments that the caller adds; ``cfg`` wins where both give one.
+            **supplied: arguments that the caller adds, ``cfg=`` among them; those of the config win where
+                both give one.
 
         Raises:
             ConfigError: see :meth:`check`.

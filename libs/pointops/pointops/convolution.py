@@ -116,7 +116,19 @@ def _product(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torc
     grid = (triton.cdiv(n, rows), triton.cdiv(width_out, block_out))
     with torch.cuda.device(x.device):
         _product_kernel[grid](
-            x, weight, index, out, n, len(x), cells, width_in, width_out, rows, _block(width_in), block_out, _precision(x)
+            x,
+            weight,
+            index,
+            out,
+            n,
+            len(x),
+            cells,
+            width_in,
+            width_out,
+            rows,
+            _block(width_in),
+            block_out,
+            _precision(x),
         )
     return out
 

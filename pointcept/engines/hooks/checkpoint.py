@@ -75,10 +75,12 @@ class CheckpointSaver(HookBase):
         if evaluation is not None and better:
             trainer.best_metric = evaluation.metric
             logger.info("best %s so far: %.4f", evaluation.metric_name, evaluation.metric)
-        trainer.save("model_last.pth", epoch_done=True)
+        names = ["model_last.pth"]
         if better:
-            trainer.save("model_best.pth", epoch_done=True)
+            names.append("model_best.pth")
         if self.save_freq and (trainer.epoch + 1) % self.save_freq == 0:
-            trainer.save(f"epoch_{trainer.epoch + 1}.pth", epoch_done=True)
+            names.append(f"epoch_{trainer.epoch + 1}.pth")
+        for name in names:
+            trainer.save(name, epoch_done=True)
         if comm.is_main_process():
-            logger.info("saved %s", trainer.folder / "model_last.pth")
+            logger.info("saved %s in %s", ", ".join(names), trainer.folder)

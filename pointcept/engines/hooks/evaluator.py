@@ -7,6 +7,7 @@ import logging
 from pointcept.engines.evaluate import EvaluationResult, evaluate_quick
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
+from pointcept.engines.hooks.progress import describe
 from pointcept.engines.inference import Precision
 from pointcept.engines.test import build_tester
 from pointcept.evaluation import Metrics, format_table
@@ -55,11 +56,9 @@ class SemSegEvaluator(HookBase):
 
     def _report(self, metrics: Metrics, losses: dict[str, float]) -> None:
         trainer = self.trainer
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        logger.info(
-            "Val [%d/%d] %s\n%s",
-            *(trainer.epoch + 1, trainer.max_epoch, shown, format_table(metrics, "quick")),
-        )
+        shown = f" {describe(losses)}" if losses else ""
+        logger.info("Val quick [%d/%d]%s", trainer.epoch + 1, trainer.max_epoch, shown)
+        logger.info("%s", format_table(metrics, "quick"))
         step = trainer.epoch + 1
         for name in MEANS:
             trainer.writer.add(f"val_quick/{name}", getattr(metrics, name), step)

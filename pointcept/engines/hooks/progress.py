@@ -32,10 +32,15 @@ def mean_values(results: Iterable[StepResult]) -> dict[str, float]:
 
 
 def describe(values: dict[str, float]) -> str:
-    """``loss 1.234 (ce 0.900, lovasz 0.334)``."""
-    terms = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in ("loss", "grad_norm"))
-    text = f"loss {values['loss']:.4f}"
-    text += f" ({terms})" if terms else ""
+    """``loss 1.234 (ce 0.900, kld 0.334 [raw 1.113])``: what belongs to a term (``kld/raw``) stands behind it."""
+    details: dict[str, list[str]] = {name: [] for name in values if name not in ("loss", "grad_norm")}
+    for name in list(details):
+        term, _, detail = name.rpartition("/")
+        if term in details:
+            details[term].append(f"{detail} {values[name]:.4f}")
+            del details[name]
+    shown = [f"{name} {values[name]:.4f}" + (f" [{', '.join(own)}]" if own else "") for name, own in details.items()]
+    text = f"loss {values['loss']:.4f}" + (f" ({', '.join(shown)})" if shown else "")
     return text + (f" grad norm {values['grad_norm']:.2f}" if "grad_norm" in values else "")
 
 
@@ -82,8 +87,9 @@ class IterationTimer(HookBase):
 class InformationWriter(HookBase):
     """Writes a line to the log, and scalars for TensorBoard, every ``log_freq`` steps.
 
-    The numbers are means over the steps since the last line, on this process. Reading them is the
-    only moment at which the loop waits for the device.
+    The numbers are means over the steps since the last line. With several processes they are those
+    of rank 0, on its share of each batch: adding them up would make the processes wait for each other.
+    Reading them is the only moment at which the loop waits for the device.
 
     Args:
         log_freq: steps between two lines; ``cfg.log_freq`` by default.

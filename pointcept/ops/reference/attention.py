@@ -56,7 +56,10 @@ def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list
     """
     device, k = permutation.device, patch_size
     short_length = max((n for n in counts if n <= k), default=0)
-    patches, short, shift, repeated = [], [], [], []
+    patches: list[tuple[int, int]] = []
+    short: list[tuple[int, int]] = []
+    shift: list[int] = []
+    repeated: list[torch.Tensor] = []
     begin = slots = 0
     for n in counts:
         if n > k:

@@ -94,6 +94,11 @@ class FakeDataset:
         path.write_bytes(np.asarray(pred, np.uint8).tobytes())
         return path
 
+    def finish_submission(self, folder: str | Path) -> None:
+        path = Path(folder) / "finished"
+        assert not path.exists(), "the tester finishes once"
+        path.write_text(str(len(list(path.parent.iterdir()))))
+
 
 @MODELS.register_module("FakeModel")
 class FakeModel(nn.Module):

@@ -12,7 +12,13 @@ import torch
 from torch.utils.data import get_worker_info
 
 from pointcept.engines.data import ReportingDataset, eval_loader, per_process, scan_loader
-from pointcept.engines.defaults import argument_parser, benchmark_config, config_from_args, default_setup
+from pointcept.engines.defaults import (
+    argument_parser,
+    benchmark_config,
+    config_from_args,
+    default_setup,
+    recorded_seed,
+)
 from pointcept.engines.hooks.progress import clock, describe
 from pointcept.utils import comm
 from pointcept.utils.config import Config
@@ -65,6 +71,28 @@ def test_setup_records_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert Config.fromfile(tmp_path / "run" / "result" / "config.py").epoch == 6
 
 
+def test_a_resumed_run_keeps_its_seed(tmp_path: Path) -> None:
+    first = fakes.make_config(tmp_path / "run", seed=None)
+    default_setup(first)
+    resumed = fakes.make_config(tmp_path / "run", seed=None, resume=True)
+    default_setup(resumed)
+    assert resumed.seed == first.seed
+    assert Config.fromfile(tmp_path / "run" / "config.py").seed == first.seed
+    # Into another folder: the seed of the run that the weights belong to.
+    weight = str(tmp_path / "run" / "model" / "model_last.pth")
+    elsewhere = fakes.make_config(tmp_path / "other", seed=None, resume=True, weight=weight)
+    default_setup(elsewhere)
+    assert elsewhere.seed == first.seed
+    # A seed that is given stays, and a new run, or one without a record, draws its own.
+    assert recorded_seed(fakes.make_config(tmp_path / "none")) is None
+    given = fakes.make_config(tmp_path / "run", seed=5, resume=True)
+    default_setup(given)
+    assert given.seed == 5
+    fresh = fakes.make_config(tmp_path / "run", seed=None)
+    default_setup(fresh)
+    assert fresh.seed not in (5, first.seed)
+
+
 def test_setup_refuses_a_file_and_warns_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file, expected a folder"):
@@ -106,3 +134,5 @@ def test_words_of_the_log() -> None:
     values = {"loss": 1.25, "ce": 1.0, "kld/raw": 0.25, "grad_norm": 3.0}
     assert describe(values) == "loss 1.2500 (ce 1.0000, kld/raw 0.2500) grad norm 3.00"
     assert describe({"loss": 1.0}) == "loss 1.0000"
+    values = {"loss": 1.25, "ce": 1.0, "kld": 0.25, "kld/raw": 0.5, "kld/ms": 2.0}
+    assert describe(values) == "loss 1.2500 (ce 1.0000, kld 0.2500 [raw 0.5000, ms 2.0000])"

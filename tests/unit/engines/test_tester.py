@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from pointcept.engines.test import build_tester
-from pointcept.utils.errors import CheckpointError, ConfigError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
 
 @pytest.fixture
@@ -60,9 +61,34 @@ def test_scans_without_labels_become_a_submission(tmp_path: Path, weight: str) -
     cfg.data.test.labels = False
     assert build_tester(cfg).test() is None
     files = sorted((tmp_path / "result" / "submission").iterdir())
-    assert [f.name for f in files] == [f"scan{i}.label" for i in range(8)]
-    assert files[2].stat().st_size == 42
+    assert [f.name for f in files] == ["finished", *(f"scan{i}.label" for i in range(8))]
+    assert files[0].read_text() == "8", "finished after the last scan"
+    assert files[3].stat().st_size == 42
     assert not list((tmp_path / "result").glob("*.json"))
+
+
+def test_labelled_scans_are_submitted_on_request(tmp_path: Path, weight: str) -> None:
+    assert build_tester(fakes.make_config(tmp_path / "a", weight=weight)).test() is not None
+    assert not (tmp_path / "a" / "result" / "submission").exists()
+    tester = build_tester(
+        fakes.make_config(tmp_path / "b", weight=weight, test={"type": "SemSegTester", "submit": True})
+    )
+    assert tester.test() is not None
+    assert (tmp_path / "b" / "result" / "submission" / "finished").read_text() == "8"
+
+
+@pytest.mark.parametrize("where", ["write_submission", "finish_submission"])
+def test_a_full_disk_is_said_in_one_sentence(
+    tmp_path: Path, weight: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fakes.FakeDataset, where, full)
+    cfg = fakes.make_config(tmp_path, weight=weight)
+    cfg.data.test.labels = False
+    with pytest.raises(DataError, match=r"cannot (write|complete).*result.*No space left on device"):
+        build_tester(cfg).test()
 
 
 def test_predictions_are_kept_on_request(tmp_path: Path, weight: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from fakes import make_config
 from runs import Recorder, make_trainer, run, same_weights
 
+from pointcept.datasets.base import seed_all
 from pointcept.engines.data import train_loader
 from pointcept.engines.hooks import HookBase, Phase
 from pointcept.engines.step import StepResult
@@ -90,6 +91,25 @@ class EqualScans(fakes.FakeDataset):
         return {**kept, "offset": torch.tensor([30])}
 
 
+@fakes.DATASETS.register_module("SeedingScans")
+class SeedingScans(fakes.FakeDataset):
+    """Seeds every generator for each sample, as the data sets of the package do."""
+
+    def __getitem__(self, draw: Any) -> dict[str, Any]:
+        seed_all(draw.seed)
+        return super().__getitem__(draw)
+
+
+def test_the_number_of_loading_processes_changes_nothing(tmp_path: Path) -> None:
+    losses = []
+    for workers in (0, 1):
+        cfg = make_config(tmp_path / str(workers), num_worker=workers)
+        for split in ("train", "val", "test"):
+            cfg.data[split].type = "SeedingScans"
+        losses.append(run(cfg)[1].losses)
+    assert losses[0] == losses[1]
+
+
 def test_nan_stops_the_run_and_nothing_is_saved(tmp_path: Path) -> None:
     model = {"type": "FakeModel", "bad_call": 7}
     recorder = Recorder()
@@ -132,6 +152,7 @@ def test_sigint_within_a_step_ends_after_it(tmp_path: Path, monkeypatch: pytest.
         run(make_config(tmp_path), recorder)
     content = read_checkpoint(tmp_path / "model" / "model_last.pth")
     assert (content["iteration"], content["epoch"], content["sampler"]["position"]) == (6, 1, 12)
+    assert sorted(recorder.losses) == [1, 2, 3, 4, 5, 6]  # hooks have seen the last step too
     assert recorder.ended == 1
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -10,9 +10,7 @@ def _plan(counts, patch_size, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
     batch = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     begin = torch.tensor([0, *counts]).cumsum(0)
-    rows = torch.cat(
-        [torch.randperm(n, generator=generator) + b for n, b in zip(counts, begin.tolist(), strict=False)]
-    )
+    rows = torch.cat([torch.randperm(n, generator=generator) + b for n, b in zip(counts, begin.tolist(), strict=False)])
     inverse = rows.argsort()
     plan = ops.patch_plan(rows.to(device), inverse.to(device), batch.to(device), counts, patch_size)
     return plan, rows, begin.tolist()
@@ -34,7 +32,16 @@ def _naive(qkv, rows, begin, counts, patch_size, heads, scale):
     return out
 
 
-CASES = [([16], 16), ([16, 32], 16), ([50], 16), ([5], 16), ([1], 4), ([50, 3, 16, 17, 9], 16), ([3, 7], 16), ([40, 40], 8)]
+CASES = [
+    ([16], 16),
+    ([16, 32], 16),
+    ([50], 16),
+    ([5], 16),
+    ([1], 4),
+    ([50, 3, 16, 17, 9], 16),
+    ([3, 7], 16),
+    ([40, 40], 8),
+]
 
 
 @pytest.mark.parametrize(("counts", "patch_size"), CASES)

@@ -89,7 +89,9 @@ def test_parts_give_the_same_result(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", ["submanifold", "stem", "strided", "inverse"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)]
+)
 @pytest.mark.parametrize("backend_name", ["triton", "torch"])
 def test_every_precision_and_backend_stays_near_float64(backend_name, dtype, tolerance, kind):
     generator = torch.Generator().manual_seed(0)

@@ -38,12 +38,20 @@ def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     target = {"write": "torch.save", "fsync": "os.fsync", "rename": "os.replace"}[moment]
     with monkeypatch.context() as patch:
         patch.setattr(target, crash)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(CheckpointError, match=r"cannot write .*a\.pth: no space left"):
             save_atomically({"x": torch.zeros(2)}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
     save_atomically({"x": torch.zeros(2)}, path)
     assert read_checkpoint(path)["x"].sum() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_named_although_torch_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open
+    monkeypatch.setattr("builtins.open", lambda path, mode="r": real("/dev/full" if mode == "wb" else path, mode))
+    with pytest.raises(CheckpointError, match=r"cannot write .*a\.pth: .*No space left on device"):
+        save_atomically({"x": torch.zeros(100_000)}, tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

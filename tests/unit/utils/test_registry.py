@@ -47,7 +47,7 @@ def test_register_and_build(things: Registry) -> None:
     assert (built.size, built.depth) == (3, 2)
     assert cfg == {"type": "T-v1", "depth": 2}
     assert things.build({"type": "T-v1", "depth": 2, "size": 5}, size=3).size == 5
-    assert things.build({"type": "anything", "a": 1}, b=2) == {"a": 1, "b": 2}
+    assert things.build({"type": "anything", "a": 1}, b=2, cfg=3) == {"a": 1, "b": 2, "cfg": 3}
     assert registries() == {"things": things}
     assert "T-v1" in repr(things)
 
