@@ -153,5 +153,6 @@ def scan_root(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not ROLLUP.exists(), reason="reads the memory of a process from /proc")
 def test_loading_processes_do_not_grow(scan_root: Path) -> None:
-    assert growth(scan_root) < 4
-    assert growth(scan_root, leak=100_000) > 15, "a leak of 100 kB per sample would be seen"
+    # Pages that a fork shares with a large parent become its own as reference counts change: some MB in any case.
+    assert growth(scan_root) < 12
+    assert growth(scan_root, leak=100_000) > 24, "a leak of 100 kB per sample would be seen"
