@@ -61,12 +61,10 @@ class UnlabelledCloud(Cloud):
     labelled = False
 
 
-def test_cfg(**changes):
+def views_config(**changes):
     cfg = {"voxelize": VOXELIZE, "crop": None, "post_transform": POST, "aug_transform": VIEWS}
     return {**cfg, **changes}
 
-
-test_cfg.__test__ = False
 
 
 def equal(a, b):
@@ -131,7 +129,7 @@ def test_length_loop_and_range():
 
 
 def test_fragments_cover_every_point():
-    result = Cloud(test_mode=True, test_cfg=test_cfg())[1]
+    result = Cloud(test_mode=True, test_cfg=views_config())[1]
     assert result["name"] == "cloud1"
     assert result["num_points"] == 200
     assert len(result["segment"]) == 200
@@ -156,7 +154,7 @@ def test_fragments_of_a_subsampled_scan_lead_back():
         {"type": "Copy", "keys_dict": {"segment": "origin_segment"}},
         {"type": "GridSample", "grid_size": 1.0, "mode": "train", "return_inverse": True},
     ]
-    dataset = Cloud(transform=transform, test_mode=True, test_cfg=test_cfg())
+    dataset = Cloud(transform=transform, test_mode=True, test_cfg=views_config())
     result = dataset[Draw(2, 0)]
     assert result["num_points"] == len(result["segment"]) < 300 == len(result["origin_segment"])
     covered = np.zeros(result["num_points"], bool)
@@ -166,13 +164,13 @@ def test_fragments_of_a_subsampled_scan_lead_back():
     voxel = np.floor(dataset.get_data(2)["coord"] / np.float64(1.0))
     same = (voxel[:, None] == voxel[None]).all(-1)
     np.testing.assert_array_equal(result["inverse"][:, None] == result["inverse"][None], same)
-    unlabelled = UnlabelledCloud(transform=transform, test_mode=True, test_cfg=test_cfg())[2]
+    unlabelled = UnlabelledCloud(transform=transform, test_mode=True, test_cfg=views_config())[2]
     assert "inverse" in unlabelled
     assert not {"segment", "origin_segment"} & unlabelled.keys()
 
 
 def test_index_follows_reordering_augmentations_and_crops():
-    cfg = test_cfg(
+    cfg = views_config(
         aug_transform=[[{"type": "ShufflePoint"}, {"type": "RandomDropout", "dropout_application_ratio": 1}], []],
         crop={"type": "SphereCrop", "point_max": 20, "mode": "all"},
     )
@@ -191,7 +189,7 @@ def test_without_voxelize_the_scan_is_one_fragment():
 
 
 def test_inference_that_would_miss_points():
-    cfg = test_cfg(aug_transform=[[{"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 1}]])
+    cfg = views_config(aug_transform=[[{"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 1}]])
     with pytest.raises(ConfigError, match="leave 20 of 100 points of cloud0 without a prediction"):
         Cloud(test_mode=True, test_cfg=cfg)[0]
 
@@ -200,13 +198,13 @@ def test_origin_without_inverse():
     copy = {"type": "Copy", "keys_dict": {"segment": "origin_segment"}}
     grid = {"type": "GridSample", "grid_size": 1.0, "return_inverse": True}
     with pytest.raises(ConfigError, match="return_inverse=True"):
-        Cloud(transform=[copy, {**grid, "return_inverse": False}], test_mode=True, test_cfg=test_cfg())[0]
+        Cloud(transform=[copy, {**grid, "return_inverse": False}], test_mode=True, test_cfg=views_config())[0]
     dropout = {"type": "RandomDropout", "dropout_application_ratio": 1}
     with pytest.raises(ConfigError, match="no transform but one GridSample"):
-        Cloud(transform=[copy, dropout, grid], test_mode=True, test_cfg=test_cfg())[0]
+        Cloud(transform=[copy, dropout, grid], test_mode=True, test_cfg=views_config())[0]
     for last in (dropout, {"type": "ShufflePoint"}, grid):
         with pytest.raises(ConfigError, match="after GridSample with return_inverse=True"):
-            Cloud(transform=[copy, grid, last], test_mode=True, test_cfg=test_cfg())[0]
+            Cloud(transform=[copy, grid, last], test_mode=True, test_cfg=views_config())[0]
 
 
 @pytest.mark.parametrize(
@@ -215,11 +213,11 @@ def test_origin_without_inverse():
         ({"split": "vall"}, "no split 'vall': did you mean 'val'"),
         ({"loop": 0}, "loop must be an integer >= 1"),
         ({"loop": 1.5}, "loop must be an integer >= 1"),
-        ({"loop": 2, "test_mode": True, "test_cfg": test_cfg()}, "loop must be"),
+        ({"loop": 2, "test_mode": True, "test_cfg": views_config()}, "loop must be"),
         ({"ignore_index": 2}, "ignore_index must be a negative integer"),
         ({"nonfinite": "skip"}, "Allowed: drop, raise"),
         ({"test_mode": True}, "test_cfg goes with test_mode=True"),
-        ({"test_cfg": test_cfg()}, "test_cfg goes with test_mode=True"),
+        ({"test_cfg": views_config()}, "test_cfg goes with test_mode=True"),
         ({"test_mode": True, "test_cfg": test_cfg(voxelise=None)}, "did you mean 'voxelize'"),
         (
             {"test_mode": True, "test_cfg": test_cfg(voxelize={**VOXELIZE, "mode": "train"})},
@@ -236,7 +234,7 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_crop_must_give_a_list():
-    cfg = test_cfg(crop={"type": "RandomFlip"})
+    cfg = views_config(crop={"type": "RandomFlip"})
     with pytest.raises(ConfigError, match=r"test_cfg\.crop must return a list"):
         Cloud(test_mode=True, test_cfg=cfg)[0]
 
@@ -270,7 +268,7 @@ def test_views_do_not_see_each_other():
 
     result = Cloud(
         test_mode=True,
-        test_cfg=test_cfg(
+        test_cfg=views_config(
             voxelize=None,
             post_transform=[{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "index")}],
             aug_transform=[[shift_in_place]] * 2,
