@@ -66,7 +66,6 @@ def views_config(**changes):
     return {**cfg, **changes}
 
 
-
 def equal(a, b):
     return a.keys() == b.keys() and all(
         torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a
@@ -189,7 +188,8 @@ def test_without_voxelize_the_scan_is_one_fragment():
 
 
 def test_inference_that_would_miss_points():
-    cfg = views_config(aug_transform=[[{"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 1}]])
+    drop = {"type": "RandomDropout", "dropout_ratio": 0.2, "dropout_application_ratio": 1}
+    cfg = views_config(aug_transform=[[drop]])
     with pytest.raises(ConfigError, match="leave 20 of 100 points of cloud0 without a prediction"):
         Cloud(test_mode=True, test_cfg=cfg)[0]
 
@@ -218,13 +218,16 @@ def test_origin_without_inverse():
         ({"nonfinite": "skip"}, "Allowed: drop, raise"),
         ({"test_mode": True}, "test_cfg goes with test_mode=True"),
         ({"test_cfg": views_config()}, "test_cfg goes with test_mode=True"),
-        ({"test_mode": True, "test_cfg": test_cfg(voxelise=None)}, "did you mean 'voxelize'"),
+        ({"test_mode": True, "test_cfg": views_config(voxelise=None)}, "did you mean 'voxelize'"),
         (
-            {"test_mode": True, "test_cfg": test_cfg(voxelize={**VOXELIZE, "mode": "train"})},
+            {"test_mode": True, "test_cfg": views_config(voxelize={**VOXELIZE, "mode": "train"})},
             "GridSample with mode='test'",
         ),
-        ({"test_mode": True, "test_cfg": test_cfg(crop={"type": "SphereCrop"})}, "SphereCrop with mode='all'"),
-        ({"test_mode": True, "test_cfg": test_cfg(aug_transform=[[{"type": "Scale"}]])}, r"aug_transform\[0\]\[0\]"),
+        ({"test_mode": True, "test_cfg": views_config(crop={"type": "SphereCrop"})}, "SphereCrop with mode='all'"),
+        (
+            {"test_mode": True, "test_cfg": views_config(aug_transform=[[{"type": "Scale"}]])},
+            r"aug_transform\[0\]\[0\]",
+        ),
         ({"transform": [{"type": "Nothing"}]}, r"transform\[0\]"),
     ],
 )
