@@ -171,10 +171,11 @@ class Distiller(nn.Module):
 
 
 def _check_pair(teacher: Segmentor, student: Segmentor) -> None:
-    for what in ("num_classes",):
-        ours, theirs = getattr(student, what), getattr(teacher, what)
-        if ours != theirs:
-            raise ConfigError(f"teacher and student must agree in {what}: the teacher has {theirs}, the student {ours}")
+    ours, theirs = student.num_classes, teacher.num_classes
+    if ours != theirs:
+        raise ConfigError(
+            f"teacher and student must agree in num_classes: the teacher has {theirs}, the student {ours}"
+        )
     ours, theirs = student.backbone.in_channels, teacher.backbone.in_channels
     if ours != theirs:
         raise ConfigError(f"teacher and student read the same features: in_channels are {theirs} and {ours}")

@@ -17,6 +17,8 @@ from pointcept.utils.errors import ConfigError
 class Segmentor(nn.Module):
     """What the segmentors have in common: batch -> grids -> encoder -> decoder -> logits -> losses."""
 
+    num_classes: int
+
     def __init__(self, backbone: Mapping[str, Any], criteria: Sequence[Mapping[str, Any]] | None) -> None:
         super().__init__()
         self.backbone = MODELS.build(backbone)

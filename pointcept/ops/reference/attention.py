@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# cuDNN's attention is left out: it builds a plan of some 100 ms for every new number of patches, and with
-# real scans that number is new at almost every step.
+# cuDNN's attention is left out: it builds a plan for every new number of patches, and with real scans that
+# number is new at almost every step.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
