@@ -20,10 +20,12 @@ __all__ = [
     "PatchPlan",
     "centre_cells",
     "expand",
+    "farthest_rows",
     "patch_attention",
     "patch_plan",
     "segment_max",
     "serialization_codes",
+    "spanning_tree",
     "sparse_convolution",
     "strided_maps",
     "submanifold_map",
@@ -74,3 +76,13 @@ def segment_max(x: Tensor, permutation: Tensor, lengths: Tensor) -> Tensor:
 def expand(x: Tensor, cluster: Tensor, permutation: Tensor, lengths: Tensor) -> Tensor:
     """See :func:`pointcept.ops.reference.segment.expand`."""
     return implementation("expand", x.device)(x, cluster, permutation, lengths)
+
+
+def spanning_tree(matrix: Tensor) -> Tensor:
+    """See :func:`pointcept.ops.reference.spanning_tree.spanning_tree`."""
+    return implementation("spanning_tree", matrix.device, matrix.dtype)(matrix)
+
+
+def farthest_rows(matrix: Tensor, first: Tensor, count: int) -> Tensor:
+    """See :func:`pointcept.ops.reference.spanning_tree.farthest_rows`."""
+    return implementation("farthest_rows", matrix.device, matrix.dtype)(matrix, first, count)

@@ -41,6 +41,14 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
     "patch_attention": {"torch": "pointcept.ops.reference.attention:patch_attention"},
     "segment_max": {"torch": "pointcept.ops.reference.segment:segment_max"},
     "expand": {"torch": "pointcept.ops.reference.segment:expand"},
+    "spanning_tree": {
+        "triton": "pointops.spanning_tree:spanning_tree",
+        "torch": "pointcept.ops.reference.spanning_tree:spanning_tree",
+    },
+    "farthest_rows": {
+        "triton": "pointops.spanning_tree:farthest_rows",
+        "torch": "pointcept.ops.reference.spanning_tree:farthest_rows",
+    },
 }
 _overrides: dict[str, str] = {}
 

@@ -3,15 +3,6 @@
 The H0 deaths of a Vietoris-Rips filtration are the edge lengths of the minimum spanning tree. The tree
 is found without an autograd graph by Boruvka's algorithm; its N-1 lengths are then recomputed from the
 coordinates, so that the gradient passes through N-1 differences and not through an (N, N) matrix.
-
-Three properties make the vectorised algorithm correct and quick:
-
-* Edges are ordered by (weight, edge id). The order is strict, so the edges chosen by the components of one
-  round form trees, and the only cycles of the "chosen neighbour" map have length two.
-* The weight of (i, j) is computed once and mirrored, so both ends see the same bits.
-* The nearest foreign neighbour of a point only moves away while components grow. A remembered one that is
-  still foreign stays right, and one that is not is a lower bound; only the points that can still beat their
-  component's best known edge are searched again (a few rounds' worth of work instead of log2 N).
 """
 
 from __future__ import annotations
@@ -23,16 +14,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pointcept.ops import api as ops
+from pointcept.ops.reference import spanning_tree as reference
+from pointcept.ops.reference.spanning_tree import NO_EDGE, boruvka, merge, smallest_per_component
+
 DEFAULT_MEMORY_LIMIT = 2 * 1024**3
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # Side of the square blocks in which weights are computed. It is fixed per device type, never derived from
 # the memory limit: the same products in the same shapes give the same bits, stored or recomputed.
 _BLOCK = {"cpu": 512}
 _BLOCK_ACCELERATOR = 2048
-# Elements handled by one masked minimum: cache-sized on a CPU, launch-bound elsewhere.
-_SCAN_ELEMENTS = {"cpu": 2**19}
-_SCAN_ELEMENTS_ACCELERATOR = 2**26
-_NO_EDGE = torch.iinfo(torch.int64).max
+# More points than this have edge ids beyond 32 bits, which the fused spanning tree packs them into.
+_MOST_FUSED = 2**16 - 1
 
 
 @contextmanager
@@ -59,19 +52,53 @@ def _full_float32_products(active: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class _Weights:
-    """Squared distances of a centred, rescaled cloud: symmetric, in fixed blocks, stored if they fit."""
+@contextmanager
+def _exact(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """No graph, no autocasting and no TF32."""
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        _full_float32_products(precision is torch.float32),
+    ):
+        yield
 
-    def __init__(self, x: Tensor, precision: str, memory_limit: int, block: int | None = None) -> None:
-        precision_dtype = _PRECISIONS[precision]
+
+class EdgeWeights:
+    """The weights of all edges between the points of a cloud, for its spanning tree and its farthest points.
+
+    They are the squared distances of the centred, rescaled points: symmetric to the last bit, computed in fixed
+    blocks, and stored where they fit.
+
+    Args:
+        x, precision, memory_limit, block: as for :func:`minimum_spanning_tree`.
+
+    Attributes:
+        matrix: (N, N), or None if it is larger than the limit.
+        square: (N,) squared distance of every point from the centre, on the same scale.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        precision: str = "float64",
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        block: int | None = None,
+    ) -> None:
+        if precision not in _PRECISIONS:
+            raise ValueError(f"precision must be one of {sorted(_PRECISIONS)}, got {precision!r}")
+        self.precision = _PRECISIONS[precision]
+        with _exact(x.device, self.precision):
+            self._measure(x.detach(), memory_limit, block)
+
+    def _measure(self, x: Tensor, memory_limit: int, block: int | None) -> None:
         z = x.to(torch.float64)
         z = z - z.mean(dim=0)
         # The scale keeps squares away from overflow and underflow; the tree does not depend on it.
         scale = z.abs().amax().clamp_min(torch.finfo(torch.float64).tiny) if z.numel() else z.new_ones(())
-        self.z = (z / scale).to(precision_dtype)
+        self.z = (z / scale).to(self.precision)
         self.square = self.z.square().sum(dim=1)
         self.n = len(x)
-        self.dtype = torch.float64 if x.dtype == precision_dtype == torch.float64 else torch.float32
+        self.dtype = torch.float64 if x.dtype == self.precision == torch.float64 else torch.float32
         self.device = x.device
         side = block or _BLOCK.get(x.device.type, _BLOCK_ACCELERATOR)
         self.blocks = [(start, min(start + side, self.n)) for start in range(0, self.n, side)]
@@ -79,7 +106,7 @@ class _Weights:
         if self.n * self.n * self.dtype.itemsize <= memory_limit:
             self.matrix = self._store()
 
-    def block(self, i: int, j: int) -> Tensor:
+    def _of_block(self, i: int, j: int) -> Tensor:
         """Weights between the points of block ``i`` and those of block ``j >= i``."""
         (i0, i1), (j0, j1) = self.blocks[i], self.blocks[j]
         w = torch.addmm(self.square[None, j0:j1].expand(i1 - i0, -1), self.z[i0:i1], self.z[j0:j1].T, alpha=-2)
@@ -93,13 +120,28 @@ class _Weights:
         for i, (i0, i1) in enumerate(self.blocks):
             for j in range(i, len(self.blocks)):
                 j0, j1 = self.blocks[j]
-                w = self.block(i, j)
+                w = self._of_block(i, j)
                 matrix[i0:i1, j0:j1] = w
                 if i != j:
                     matrix[j0:j1, i0:i1] = w.T
         return matrix
 
-    def nearest_foreign(self, comp: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def spanning_tree(self) -> Tensor:
+        """Edges (N-1, 2) int64 of the minimum spanning tree, smaller index first."""
+        if self.n < 2:
+            return torch.empty(0, 2, dtype=torch.int64, device=self.device)
+        if self.matrix is None:
+            with _exact(self.device, self.precision):
+                return boruvka(self.n, self.device, self._search)
+        if self.n > _MOST_FUSED:
+            return reference.spanning_tree(self.matrix)
+        return ops.spanning_tree(self.matrix)
+
+    def farthest(self, first: Tensor, count: int) -> Tensor | None:
+        """``count`` farthest points from ``first`` (1,) on, see :func:`ops.farthest_rows`; None without a matrix."""
+        return None if self.matrix is None else ops.farthest_rows(self.matrix, first, count)
+
+    def _search(self, comp: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """For each point in ``rows`` its nearest point in another component, ties to the smallest index.
 
         Returns:
@@ -107,20 +149,6 @@ class _Weights:
         """
         if len(rows) == 0:
             return self.square.new_empty(0, dtype=self.dtype), rows
-        if self.matrix is None:
-            return self._search_blocks(comp, rows)
-        limit = _SCAN_ELEMENTS.get(self.device.type, _SCAN_ELEMENTS_ACCELERATOR)
-        chunk = max(1, limit // self.n)
-        every = len(rows) == self.n
-        inf = torch.full((), math.inf, dtype=self.dtype, device=self.device)
-        found = []
-        for start in range(0, len(rows), chunk):
-            part = rows[start : start + chunk]
-            w = self.matrix[start : start + chunk] if every else self.matrix[part]
-            found.append(torch.where(comp[part, None] == comp, inf, w).min(dim=1))
-        return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-    def _search_blocks(self, comp: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         wanted = torch.zeros(self.n, dtype=torch.bool, device=self.device)
         wanted[rows] = True
         best = torch.full((self.n,), math.inf, dtype=self.dtype, device=self.device)
@@ -140,42 +168,12 @@ class _Weights:
                 if not (needed[i] or needed[j]):
                     continue
                 j0, j1 = self.blocks[j]
-                w = self.block(i, j).masked_fill_(comp[i0:i1, None] == comp[None, j0:j1], math.inf)
+                w = self._of_block(i, j).masked_fill_(comp[i0:i1, None] == comp[None, j0:j1], math.inf)
                 if needed[i]:
                     improve(w, (i0, i1), j0)
                 if needed[j] and i != j:
                     improve(w.T, (j0, j1), i0)
         return best[rows], index[rows].clamp_max_(self.n - 1)
-
-
-def _smallest_per_component(comp: Tensor, weight: Tensor, key: Tensor, n: int) -> Tensor:
-    """The key of the lightest edge of each component label, ties to the smallest key: (n,) int64."""
-    lightest = torch.full((n,), math.inf, dtype=weight.dtype, device=weight.device)
-    lightest = lightest.scatter_reduce(0, comp, weight, "amin")
-    key = torch.where((weight == lightest[comp]) & (weight < math.inf), key, _NO_EDGE)
-    return torch.full((n,), _NO_EDGE, dtype=torch.int64, device=key.device).scatter_reduce(0, comp, key, "amin")
-
-
-def _merge(comp: Tensor, chosen: Tensor, u: Tensor, v: Tensor, rounds_left: int) -> tuple[Tensor, Tensor]:
-    """Join the components along their chosen edges.
-
-    Args:
-        comp: (N,) component label of each point; a label is the index of one of its points.
-        chosen: (N,) whether the label exists and has chosen an edge.
-        u, v: (N,) end points of the chosen edge, anything where there is none.
-        rounds_left: bound on log2 of the number of components, which bounds the length of the chains.
-
-    Returns:
-        the new labels (N,), and for each label whether it lost its name (its edge then belongs to the tree).
-    """
-    label = torch.arange(len(comp), device=comp.device)
-    parent = torch.where(chosen, comp[u] + comp[v] - label, label)
-    # Two components that chose the same edge point at each other: the smaller label becomes the root.
-    parent = torch.where((parent[parent] == label) & (label < parent), label, parent)
-    lost = parent != label
-    for _ in range(rounds_left):
-        parent = parent[parent]
-    return parent[comp], lost
 
 
 def minimum_spanning_tree(
@@ -193,56 +191,7 @@ def minimum_spanning_tree(
             block in every round. Both ways give the same edges.
         block: side of these blocks; the default suits the device.
     """
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {sorted(_PRECISIONS)}, got {precision!r}")
-    n = len(x)
-    if n < 2:
-        return torch.empty(0, 2, dtype=torch.int64, device=x.device)
-    with (
-        torch.no_grad(),
-        torch.autocast(x.device.type, enabled=False),
-        _full_float32_products(precision == "float32"),
-    ):
-        return _boruvka(_Weights(x.detach(), precision, memory_limit, block))
-
-
-def _boruvka(weights: _Weights) -> Tensor:
-    n, device = weights.n, weights.device
-    point = torch.arange(n, device=device)
-    comp = point
-    tree = torch.full((n,), _NO_EDGE, dtype=torch.int64, device=device)
-    near_w, near = weights.nearest_foreign(comp, point)
-    rounds = math.ceil(math.log2(n))
-    for done in range(1, rounds + 1):
-        # Ends of an edge agree on its id, so equal weights are broken in the same way from both sides.
-        edge = torch.minimum(point, near) * n + torch.maximum(point, near)
-        known = torch.where(comp[near] != comp, near_w, math.inf)
-        best = _smallest_per_component(comp, known, edge, n)
-        chosen = best != _NO_EDGE
-        best = torch.where(chosen, best, 0)
-        comp, lost = _merge(comp, chosen, best // n, best % n, rounds - done + 1)
-        tree = torch.where(lost, best, tree)
-        rows = _rows_to_search(comp, near_w, near) if done < rounds else None
-        if rows is None:
-            break
-        found_w, found = weights.nearest_foreign(comp, rows)
-        near_w, near = near_w.index_copy(0, rows, found_w), near.index_copy(0, rows, found)
-    # Each label lost its name once, together with one edge; only the last root kept it.
-    keep = point[:-1] + (point[:-1] >= comp[0])
-    edge = tree[keep]
-    return torch.stack([edge // n, edge % n], dim=1)
-
-
-def _rows_to_search(comp: Tensor, near_w: Tensor, near: Tensor) -> Tensor | None:
-    """Points whose neighbour was swallowed and who may own their component's best edge; None: all is joined."""
-    swallowed = comp[near] == comp
-    known = torch.where(swallowed, math.inf, near_w)
-    bound = torch.full_like(near_w, math.inf).scatter_reduce(0, comp, known, "amin")
-    going_on = (comp != comp[0]).any()
-    mask = swallowed & (near_w <= bound[comp]) & going_on
-    # One more entry says that work is left, so that one transfer to the host answers both questions.
-    rows = torch.cat([mask, going_on[None]]).nonzero().squeeze(1)
-    return rows[:-1] if len(rows) else None
+    return EdgeWeights(x, precision, memory_limit, block).spanning_tree()
 
 
 def sparse_spanning_forest(n: int, edges: Tensor, weight: Tensor) -> Tensor:
@@ -264,10 +213,10 @@ def sparse_spanning_forest(n: int, edges: Tensor, weight: Tensor) -> Tensor:
     for done in range(1, rounds + 1):
         ends = torch.cat([comp[u], comp[v]])
         outside = torch.where(comp[u] != comp[v], weight.detach(), math.inf)
-        best = _smallest_per_component(ends, outside.repeat(2), key.repeat(2), n)
-        chosen = best != _NO_EDGE
+        best = smallest_per_component(ends, outside.repeat(2), key.repeat(2), n)
+        chosen = best != NO_EDGE
         best = torch.where(chosen, best, 0)
-        comp, lost = _merge(comp, chosen, u[best], v[best], rounds - done + 1)
+        comp, lost = merge(comp, chosen, u[best], v[best], rounds - done + 1)
         in_tree.index_fill_(0, torch.where(lost, best, len(edges)), True)
     return in_tree[:-1].nonzero().squeeze(1)
 

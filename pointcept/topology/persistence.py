@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pointcept.topology.diagrams import Diagram
-from pointcept.topology.mst import DEFAULT_MEMORY_LIMIT, edge_lengths, minimum_spanning_tree
+from pointcept.topology.mst import DEFAULT_MEMORY_LIMIT, EdgeWeights, edge_lengths
 from pointcept.topology.rips import CriticalEdges, pairwise_distances, submit_rips
 from pointcept.topology.subsample import subsample_rows
 
@@ -38,9 +38,9 @@ class PendingDiagram:
         self._points: dict[int, Tensor] = {}
         self._edges: dict[int, Tensor] = {}
 
-    def add_h0(self, precision: str, memory_limit: int) -> None:
+    def add_h0(self, weights: EdgeWeights) -> None:
         """Find the minimum spanning tree and the lengths of its edges on the device of the cloud."""
-        tree = minimum_spanning_tree(self._x, precision=precision, memory_limit=memory_limit)
+        tree = weights.spanning_tree()
         deaths = edge_lengths(self._x, tree)
         self._edges[0] = tree
         self._points[0] = torch.stack([torch.zeros_like(deaths), deaths], dim=1)
@@ -92,16 +92,17 @@ def _submit(
 ) -> PendingDiagram:
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()
+        weights = EdgeWeights(x, precision, memory_limit) if dims[0] == 0 else None
         job = None
         if dims[-1] > 0:
             if index is None:
-                index = subsample_rows(x, max_points, subsample, generator)
+                index = subsample_rows(x, max_points, subsample, generator, weights)
             rows = x.detach() if index is None else x.detach()[index]
             # The engine starts first: it works while the device searches the spanning tree.
             job = submit_rips(pairwise_distances(rows), dims[-1], engine)
         pending = PendingDiagram(x, index, job, dims)
-        if dims[0] == 0:
-            pending.add_h0(precision, memory_limit)
+        if weights is not None:
+            pending.add_h0(weights)
     return pending
 
 

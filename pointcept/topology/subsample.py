@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pointcept.topology.mst import EdgeWeights
 from pointcept.utils.errors import did_you_mean
 
 METHODS = ("farthest", "random")
@@ -31,18 +32,33 @@ def random_points(total: int, n: int, generator: torch.Generator | None = None) 
 
 
 @torch.no_grad()
-def farthest_points(x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+def farthest_points(
+    x: Tensor, n: int, generator: torch.Generator | None = None, weights: EdgeWeights | None = None
+) -> Tensor:
     """Greedy farthest-point sample: ``min(n, N)`` distinct row numbers of ``x`` (N, C), in order of choice.
 
     The first prefix of k rows is within a factor two of the best k-point cover of the cloud (Gonzalez 1985).
-    No host synchronisation happens here; the cost is n small steps of N x C operations.
+    No host synchronisation happens here. On a GPU with Triton it is one launch where the weights are stored, and
+    n small steps of N x C operations otherwise.
 
     Args:
         x: (N, C) points.
         n: how many rows to choose, at least 1.
         generator: draws the first row; None starts at the point farthest from the mean.
+        weights: of the edges between the points, if they are known already.
     """
-    total = len(x)
+    weights = EdgeWeights(x, memory_limit=0) if weights is None else weights
+    count = min(n, len(x))
+    if generator is None:
+        first = weights.square.argmax(keepdim=True)
+    else:
+        first = torch.randint(len(x), (1,), generator=generator, device=generator.device).to(x.device)
+    chosen = weights.farthest(first, count)
+    return _farthest_by_products(x, first, count) if chosen is None else chosen
+
+
+def _farthest_by_products(x: Tensor, first: Tensor, count: int) -> Tensor:
+    """One product per step and no matrix of all distances."""
     with torch.autocast(x.device.type, enabled=False):
         z = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         z = z - z.mean(dim=0)
@@ -51,13 +67,9 @@ def farthest_points(x: Tensor, n: int, generator: torch.Generator | None = None)
         # |a - b|^2 as one product per step: [a, |a|^2, 1] . [-2 b, 1, |b|^2]
         left = torch.cat([z, square[:, None], one[:, None]], dim=1)
         right = torch.cat([-2 * z, one[:, None], square[:, None]], dim=1)
-        if generator is None:
-            current = square.argmax(keepdim=True)
-        else:
-            current = torch.randint(total, (1,), generator=generator, device=generator.device).to(x.device)
         gap = torch.full_like(square, torch.inf)
-        chosen = [current]
-        for _ in range(min(n, total) - 1):
+        current, chosen = first, [first]
+        for _ in range(count - 1):
             gap = torch.minimum(gap, left @ right.index_select(0, current).squeeze(0))
             gap.index_fill_(0, current, -torch.inf)  # duplicates of a chosen row may follow, the row itself not
             current = gap.argmax(keepdim=True)
@@ -66,7 +78,11 @@ def farthest_points(x: Tensor, n: int, generator: torch.Generator | None = None)
 
 
 def subsample_rows(
-    x: Tensor, n: int | None, method: str = "farthest", generator: torch.Generator | None = None
+    x: Tensor,
+    n: int | None,
+    method: str = "farthest",
+    generator: torch.Generator | None = None,
+    weights: EdgeWeights | None = None,
 ) -> Tensor | None:
     """Choose ``n`` rows of ``x`` (N, C), int64 on its device; None if all rows are to be used (n None or >= N).
 
@@ -81,4 +97,4 @@ def subsample_rows(
         raise ValueError(f"max_points must be at least 1 or None (all points), got {n}")
     if method == "random":
         return random_points(len(x), n, generator).to(x.device)
-    return farthest_points(x, n, generator)
+    return farthest_points(x, n, generator, weights)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pointcept.topology import edge_lengths, minimum_spanning_tree
-from pointcept.topology.mst import DEFAULT_MEMORY_LIMIT, _full_float32_products, _Weights, sparse_spanning_forest
+from pointcept.topology.mst import EdgeWeights, _full_float32_products, sparse_spanning_forest
 
 
 def sorted_deaths(x: torch.Tensor, **options) -> np.ndarray:
@@ -45,7 +45,7 @@ def kruskal(matrix: np.ndarray) -> list[tuple[int, int]]:
 
 
 def test_ties_are_broken_by_edge_id(cloud):
-    weights = _Weights(cloud, "float64", DEFAULT_MEMORY_LIMIT).matrix.numpy()
+    weights = EdgeWeights(cloud).matrix.numpy()
     assert sorted(map(tuple, minimum_spanning_tree(cloud).tolist())) == kruskal(weights)
 
 
@@ -53,7 +53,7 @@ def test_ties_are_broken_by_edge_id(cloud):
 def test_ties_are_broken_by_edge_id_in_later_rounds(seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 6, (70, 2), generator=g).double() * torch.tensor([1.0, 3.0])
-    weights = _Weights(x, "float64", DEFAULT_MEMORY_LIMIT).matrix.numpy()
+    weights = EdgeWeights(x).matrix.numpy()
     assert sorted(map(tuple, minimum_spanning_tree(x).tolist())) == kruskal(weights)
 
 
