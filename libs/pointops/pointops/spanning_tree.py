@@ -49,8 +49,12 @@ def _offer_kernel(comp_ptr, parent_ptr, joined_ptr, near_ptr, near_w_ptr, best_p
 
 
 @triton.jit(do_not_specialize=["n"])
-def _search_kernel(matrix_ptr, joined_ptr, near_ptr, near_w_ptr, best_ptr, n, BLOCK: tl.constexpr):
-    """A point whose neighbour was swallowed looks for a new one, unless its component knows a shorter edge."""
+def _search_kernel(matrix_ptr, joined_ptr, near_ptr, near_w_ptr, best_ptr, found_ptr, n, BLOCK: tl.constexpr):
+    """A point whose neighbour was swallowed looks for a new one, unless its component knows a shorter edge.
+
+    What it finds goes to ``found``: the threads of a program must agree on whether to search, so nothing may
+    write to ``best`` while they ask.
+    """
     i = tl.program_id(0)
     own = tl.load(joined_ptr + i)
     swallowed = tl.load(joined_ptr + tl.load(near_ptr + i)) == own
@@ -71,15 +75,21 @@ def _search_kernel(matrix_ptr, joined_ptr, near_ptr, near_w_ptr, best_ptr, n, BL
         tl.store(near_w_ptr + i, weight)
         tl.store(near_ptr + i, j)
         if weight < float("inf"):
-            tl.atomic_min(best_ptr + own, _edge_key(weight, i, j, n))
+            tl.atomic_min(found_ptr + own, _edge_key(weight, i, j, n))
+
+
+@triton.jit
+def _lighter(best_ptr, found_ptr, label, inside, NO_EDGE: tl.constexpr):
+    best = tl.load(best_ptr + label, mask=inside, other=NO_EDGE)
+    return tl.minimum(best, tl.load(found_ptr + label, mask=inside, other=NO_EDGE))
 
 
 @triton.jit(do_not_specialize=["n"])
-def _link_kernel(joined_ptr, best_ptr, link_ptr, n, NO_EDGE: tl.constexpr, BLOCK: tl.constexpr):
+def _link_kernel(joined_ptr, best_ptr, found_ptr, link_ptr, n, NO_EDGE: tl.constexpr, BLOCK: tl.constexpr):
     """Every label that has chosen an edge points at the label on its other end."""
     label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = label < n
-    key = tl.load(best_ptr + label, mask=inside, other=NO_EDGE)
+    key = _lighter(best_ptr, found_ptr, label, inside, NO_EDGE)
     chosen = key != NO_EDGE
     edge = key & 0xFFFFFFFF
     u = tl.load(joined_ptr + edge // n, mask=chosen, other=0)
@@ -88,7 +98,7 @@ def _link_kernel(joined_ptr, best_ptr, link_ptr, n, NO_EDGE: tl.constexpr, BLOCK
 
 
 @triton.jit(do_not_specialize=["n"])
-def _merge_kernel(best_ptr, link_ptr, parent_ptr, tree_ptr, n, NO_EDGE: tl.constexpr, BLOCK: tl.constexpr):
+def _merge_kernel(best_ptr, found_ptr, link_ptr, parent_ptr, tree_ptr, n, NO_EDGE: tl.constexpr, BLOCK: tl.constexpr):
     """Of two labels that chose the same edge the smaller keeps its name; all others give theirs up for an edge."""
     label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = label < n
@@ -96,9 +106,11 @@ def _merge_kernel(best_ptr, link_ptr, parent_ptr, tree_ptr, n, NO_EDGE: tl.const
     back = tl.load(link_ptr + link, mask=inside, other=0)
     parent = tl.where((back == label) & (label < link), label, link)
     tl.store(parent_ptr + label, parent, mask=inside)
-    key = tl.load(best_ptr + label, mask=inside, other=NO_EDGE)
+    key = _lighter(best_ptr, found_ptr, label, inside, NO_EDGE)
     tl.store(tree_ptr + label, key & 0xFFFFFFFF, mask=inside & (parent != label))
-    tl.store(best_ptr + label, tl.full((BLOCK,), NO_EDGE, dtype=tl.int64), mask=inside)
+    nothing = tl.full((BLOCK,), NO_EDGE, dtype=tl.int64)
+    tl.store(best_ptr + label, nothing, mask=inside)
+    tl.store(found_ptr + label, nothing, mask=inside)
 
 
 def spanning_tree(matrix: torch.Tensor) -> torch.Tensor:
@@ -116,14 +128,14 @@ def spanning_tree(matrix: torch.Tensor) -> torch.Tensor:
     link = torch.empty_like(point)
     near_w = torch.zeros(n, device=device)
     best = torch.full((n,), _NO_EDGE, dtype=torch.int64, device=device)
-    tree = best.clone()
+    found, tree = best.clone(), best.clone()
     points = (triton.cdiv(n, _BLOCK),)
     with torch.cuda.device(device):
         for _ in range(math.ceil(math.log2(n))):
             _offer_kernel[points](comp, parent, joined, near, near_w, best, n, _BLOCK)
-            _search_kernel[(n,)](matrix, joined, near, near_w, best, n, 1024)
-            _link_kernel[points](joined, best, link, n, _NO_EDGE, _BLOCK)
-            _merge_kernel[points](best, link, parent, tree, n, _NO_EDGE, _BLOCK)
+            _search_kernel[(n,)](matrix, joined, near, near_w, best, found, n, 1024)
+            _link_kernel[points](joined, best, found, link, n, _NO_EDGE, _BLOCK)
+            _merge_kernel[points](best, found, link, parent, tree, n, _NO_EDGE, _BLOCK)
             comp, joined = joined, comp
     # Every label but one lost its name once, together with one edge; the last root has none.
     index = torch.arange(n - 1, device=device)
@@ -161,5 +173,5 @@ def farthest_rows(matrix: torch.Tensor, first: torch.Tensor, count: int) -> torc
     out = torch.empty(count, dtype=torch.int64, device=matrix.device)
     block = max(32, triton.next_power_of_2(n))
     with torch.cuda.device(matrix.device):
-        _farthest_kernel[(1,)](matrix, first, out, n, count, block, num_warps=min(32, max(1, block // 256)))
+        _farthest_kernel[(1,)](matrix, first, out, n, count, block, num_warps=min(16, max(1, block // 256)))
     return out
