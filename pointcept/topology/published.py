@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from pointcept.topology.diagrams import Diagram
 from pointcept.topology.mst import sparse_spanning_forest
-
-logger = logging.getLogger(__name__)
 
 
 def published_diagram(x: Tensor, *, max_edges: int = 200, quantile: float = 0.9, factor: float = 3.0) -> Diagram:
@@ -29,8 +26,8 @@ def published_diagram(x: Tensor, *, max_edges: int = 200, quantile: float = 0.9,
         factor: times that quantile.
 
     Returns:
-        dimension 0: (K, 2) zeros and squared lengths with gradient, K <= N - 1; dimension 1: empty. A warning
-        is logged if there is no point at all: a loss on the diagram is then 0 and has no gradient.
+        dimension 0: (K, 2) zeros and squared lengths with gradient, K <= N - 1; dimension 1: empty. If K is
+        0, a loss on the diagram is 0 and has no gradient.
     """
     n = len(x)
     u, v = torch.triu_indices(n, n, 1, device=x.device)
@@ -45,7 +42,5 @@ def published_diagram(x: Tensor, *, max_edges: int = 200, quantile: float = 0.9,
             edges = torch.stack([u[order], v[order]], dim=1)
             edges = edges[sparse_spanning_forest(n, edges, d[order])]
     deaths = (x[edges[:, 0]] - x[edges[:, 1]]).square().sum(dim=1)
-    if len(deaths) == 0:
-        logger.warning("published_diagram: no edge of %d points passes the published cap; the diagram is empty", n)
     h0 = torch.stack([torch.zeros_like(deaths), deaths], dim=1)
     return Diagram({0: h0, 1: h0[:0].detach()}, {0: edges})

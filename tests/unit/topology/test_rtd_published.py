@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -41,15 +39,13 @@ def test_rtd_lite_gradient_and_sizes():
         rtd_lite(x, y[:11])
 
 
-def test_published_cap_empties_the_diagram_of_wide_features(caplog):
-    with caplog.at_level(logging.WARNING):
-        diagram = published_diagram(normal(6, 100, 512))
+def test_published_cap_empties_the_diagram_of_wide_features():
+    diagram = published_diagram(normal(6, 100, 512))
     assert len(diagram[0]) == len(diagram[1]) == 0
-    assert "the diagram is empty" in caplog.text
     assert len(persistence(normal(6, 100, 512), (0,))[0]) == 99
 
 
-def test_published_diagram_keeps_only_short_edges_and_squares_them(caplog):
+def test_published_diagram_keeps_only_short_edges_and_squares_them():
     x = (normal(7, 60, 3) * 0.1).requires_grad_()
     exact = persistence(x, (0,)).deaths(0).sort().values
     whole = published_diagram(x, max_edges=60 * 59 // 2).deaths(0).sort().values
@@ -59,7 +55,6 @@ def test_published_diagram_keeps_only_short_edges_and_squares_them(caplog):
     np.testing.assert_allclose(cut.detach(), exact.square().detach()[: len(cut)])
     cut.sum().backward()
     assert x.grad.abs().max() > 0
-    assert caplog.text == ""
 
 
 def test_published_diagram_of_one_point():

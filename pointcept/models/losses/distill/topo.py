@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,8 @@ from pointcept.topology.subsample import METHODS
 from pointcept.utils.errors import ConfigError, did_you_mean
 
 NORMALISATIONS = ("rms", "none")
+logger = logging.getLogger(__name__)
+
 _Pending = list[PendingDiagram | None]
 
 
@@ -99,6 +102,7 @@ class TopoLoss(OwnGenerator, StageLoss):
             _check_engine(engine)
         self.distance, self.normalisation, self.published = distance, normalisation, published
         self.max_points, self.subsample, self.engine = max_points, subsample, engine
+        self._warned = False
         self.seed(seed)
 
     def begin(self, teacher: Output, student_grids: Sequence[VoxelGrid]) -> None:
@@ -162,7 +166,18 @@ class TopoLoss(OwnGenerator, StageLoss):
         for cloud, network in ((theirs, "teacher"), (ours, "student")):
             self._check_finite(cloud, network)  # one NaN among the distances would empty the diagram silently
         clouds = zip(theirs.split(counts), ours.split(counts), strict=True)
-        return [(published_diagram(t), published_diagram(s)) for t, s in clouds if len(t) > 1]
+        pairs = [(published_diagram(t), published_diagram(s)) for t, s in clouds if len(t) > 1]
+        sides = [(name, d) for pair in pairs for name, d in zip(("teacher", "student"), pair, strict=True)]
+        empty = [name for name, diagram in sides if len(diagram[0]) == 0]
+        self.report["empty"] = len(empty) / max(len(sides), 1)
+        if empty and not self._warned:
+            self._warned = True
+            logger.warning(
+                "TopoLoss: the published diagram of a %s's features is empty: no edge passes the published cap. Such a "
+                "diagram gives no gradient; the log shows the share of 'empty' ones from now on",
+                empty[0],
+            )
+        return pairs
 
     def _check_finite(self, cloud: Tensor, network: str) -> None:
         bad = int((~torch.isfinite(cloud.detach())).any(dim=1).sum())

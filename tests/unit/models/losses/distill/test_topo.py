@@ -174,9 +174,14 @@ def test_the_published_behaviour(build, caplog):
     assert value == 0
     assert "empty" in caplog.text
     assert loss.report["points_h0"] == 0
+    assert loss.report["empty"] == 1
+    caplog.clear()
+    loss(pair.student(pair.student_feat), pair.teacher, {})
+    assert not caplog.text  # once is enough
     pair = scaled(pair, 0.05)
     expected = chamfer(published_diagram(pair.teacher_feat)[0], published_diagram(pair.student_feat)[0], dim=0)
     torch.testing.assert_close(loss(pair.student(pair.student_feat), pair.teacher, {}), expected)
+    assert loss.report["empty"] == 0
 
 
 @pytest.mark.parametrize(
