@@ -36,6 +36,11 @@ setup(
         "waymo": ["protobuf>=4,<8", "google-crc32c>=1.5"],
         # the street simulator
         "simulator": ["embreex>=4.4"],
+        # kernels of other packages behind pointcept.ops; of spconv, install the wheel of the nearest CUDA version
+        "spconv": ["spconv-cu126>=2.3.8"],
+        **{f"spconv-cu{cuda}": [f"spconv-cu{cuda}>=2.3.6"] for cuda in (118, 120, 121, 124)},
+        "spconv-triton": ["spconv-triton>=1.0"],
+        "flash-attn": ["flash-attn>=2.5"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         "dev": [

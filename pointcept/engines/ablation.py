@@ -43,6 +43,8 @@ ROWS: dict[str, tuple[str, ...] | None] = {
 TABLE_7 = ("kld", "topo", "grad", "full")
 FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
+# Keys that say where and how a run goes, not what it learns.
+PLACE = ("resume", "save_path", "num_worker", "backend")
 
 
 def ablation_parser() -> argparse.ArgumentParser:
@@ -124,7 +126,7 @@ def row_config(cfg: Config, row: str, seed: int, folder: Path) -> Config:
 
 def fingerprint(run: Config) -> str:
     """Digest of everything in a config that decides the result."""
-    tree = {key: value for key, value in run.to_dict().items() if key not in ("resume", "save_path", "num_worker")}
+    tree = {key: value for key, value in run.to_dict().items() if key not in PLACE}
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ import pointcept.models  # noqa: F401
 from pointcept.engines.data import per_process
 from pointcept.engines.test import build_tester
 from pointcept.engines.train import build_trainer
+from pointcept.ops import backend
 from pointcept.utils import comm
 from pointcept.utils.config import Config, parse_options, validate_config
 from pointcept.utils.device import seed_everything
@@ -93,11 +94,12 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     """
     cfg = Config.fromfile(path, options)
     validate_config(cfg)
+    backend.parse(cfg.backend or "", "backend")
     return cfg
 
 
 def default_setup(cfg: Config, job: str = "train") -> None:
-    """Prepare this process: numbers checked, log open, generators seeded, the run's facts on disk.
+    """Prepare this process: numbers checked, backends chosen, log open, generators seeded, the run's facts on disk.
 
     ``train`` writes ``config.py``, ``environment.json`` and ``train.log`` into ``save_path``;
     ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
@@ -109,8 +111,10 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         job: ``"train"`` or ``"test"``.
 
     Raises:
-        ConfigError: a batch size that the processes cannot share, or a ``save_path`` that is a file.
+        ConfigError: a batch size that the processes cannot share, a ``backend`` that does not exist, or a
+            ``save_path`` that is a file.
     """
+    backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")
     if job == "train":
         per_process(cfg.batch_size, "batch_size")

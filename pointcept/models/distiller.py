@@ -7,6 +7,7 @@ L = L_seg + Σ weight · loss(student, teacher), in full L_seg + γ L_KLD + λ L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from pointcept.models.builder import MODELS
 from pointcept.models.losses import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
-from pointcept.models.output import Output
+from pointcept.models.output import Latent, Output
 from pointcept.models.segmentor import Segmentor
 from pointcept.models.teacher_cache import TeacherCache
 from pointcept.structures import GridPyramid
@@ -115,15 +116,7 @@ class Distiller(nn.Module):
             return self.student(batch)
         if "segment" not in batch:
             raise ConfigError("distillation needs labels: Collect the key 'segment' in the training transforms")
-        pyramid = self.teacher.build_pyramid(batch)
-        if self._cache is None:
-            teacher = self._run_teacher(batch, pyramid)
-        else:
-            teacher = self._cache.fetch(batch, lambda: self._run_teacher(batch, pyramid))
-        backbone = self.student.backbone
-        pyramid = pyramid if backbone.serves(pyramid) else self.student.build_pyramid(batch)
-        self._each(lambda module: module.begin(teacher, backbone.stage_grids(pyramid)))
-        student = self.student.network(batch, pyramid)
+        student, teacher = self.outputs(batch)
         assert student.seg_loss is not None
         assert student.seg_terms is not None
         self._each(lambda module: module.submit(student, teacher))
@@ -136,6 +129,31 @@ class Distiller(nn.Module):
                 # filled on the device: a copy from the host would make it wait
                 terms[f"{name}/{fact}"] = torch.full_like(raw, value, requires_grad=False)
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> tuple[Output, Output]:
+        """What student and teacher make of a batch; losses have begun with what the teacher alone decides."""
+        pyramid = self.teacher.build_pyramid(batch)
+        if self._cache is None:
+            teacher = self._run_teacher(batch, pyramid)
+        else:
+            teacher = self._cache.fetch(batch, lambda: self._run_teacher(batch, pyramid))
+        backbone = self.student.backbone
+        pyramid = pyramid if backbone.serves(pyramid) else self.student.build_pyramid(batch)
+        self._each(lambda module: module.begin(teacher, backbone.stage_grids(pyramid)))
+        return self.student.network(batch, pyramid), teacher
+
+    def distillation_loss(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the distillation losses alone, for given outputs that no loss has seen."""
+        self._each(lambda module: module.begin(teacher, [stage.grid for stage in student.stages]))
+        self._each(lambda module: module.submit(student, teacher))
+        return torch.stack([weighted for _, weighted, _ in self._compare(student, teacher, batch).values()]).sum()
+
+    def student_leaves(self, student: Output) -> Output:
+        """The same output, cut off from the network: logits and features are leaves that ask for gradients."""
+        student.compute_gradients(self._guided)
+        stages = [Latent(latent.feat.detach().requires_grad_(), latent.grid) for latent in student.stages]
+        cut = replace(student.detached(), logits=student.logits.detach().requires_grad_(), stages=stages)
+        return replace(cut, shared={})
 
     def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid) -> Output:
         """The teacher's output without a graph, with the gradients that losses ask for."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
@@ -31,11 +33,17 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, x: Tensor) -> Tensor:
+    def scale(self, x: Tensor) -> Tensor | None:
+        """The factor (N, 1) of each row of a branch ``x`` (N, C), in at least float32; None if all are 1."""
         if self.probability == 0.0 or not self.training:
-            return x
+            return None
         keep = 1.0 - self.probability
-        return x * x.new_empty(len(x), 1).bernoulli_(keep).div_(keep)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.empty(len(x), 1, dtype=dtype, device=x.device).bernoulli_(keep).div_(keep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale(x)
+        return x if scale is None else x * scale.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.probability:.3f}"
@@ -61,6 +69,26 @@ class _SparseConv(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
 
 
+class _AddAround(torch.autograd.Function):
+    """The first ``n`` rows plus bias; ``copies`` among them also get the rows ``around`` them."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bias: Tensor | None, n: int, copies: Tensor, around: Tensor) -> Tensor:
+        ctx.save_for_backward(copies, around)
+        ctx.rows, ctx.bias_type = len(y), None if bias is None else bias.dtype
+        out = y[:n].clone() if bias is None else y[:n] + bias.to(y.dtype)
+        return out.index_add_(0, copies, y.index_select(0, around))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        copies, around = ctx.saved_tensors
+        total = F.pad(grad, (0, 0, 0, ctx.rows - len(grad)))
+        total.index_add_(0, around, grad.index_select(0, copies))
+        grad_bias = None if ctx.bias_type is None else grad.sum(0, dtype=ctx.bias_type)
+        return total, grad_bias, None, None, None
+
+
 class SubmanifoldConv(_SparseConv):
     """Convolution that computes outputs at the input voxels only (arXiv 1711.10275); odd kernel size.
 
@@ -74,14 +102,10 @@ class SubmanifoldConv(_SparseConv):
         if self.kernel_size == 1:
             return self._with_bias(x @ self.weight.view(self.in_channels, self.out_channels))
         if grid.duplicates is None:
-            return self._with_bias(ops.sparse_convolution(x, self.weight, grid.neighbours(self.kernel_size)))
-        distinct, centre = grid.duplicates, self.kernel_size // 2
-        around = self.weight.clone()
-        around[:, centre, centre, centre] = 0
-        index = distinct.grid.neighbours(self.kernel_size)
-        y = ops.sparse_convolution(x.index_select(0, distinct.representative), around, index)
-        own = F.linear(x, self.weight[:, centre, centre, centre])
-        return self._with_bias(y.index_select(0, distinct.group) + own)
+            return ops.sparse_convolution(x, self.weight, grid.neighbours(self.kernel_size), bias=self.bias)
+        maps = grid.duplicates.maps(self.kernel_size)
+        y = ops.sparse_convolution(x, self.weight, maps.index, maps.transposed)
+        return _AddAround.apply(y, self.bias, len(x), maps.copies, maps.around)
 
 
 def _children(fine: VoxelGrid, pooling: Pooling) -> tuple[Tensor, Tensor]:
@@ -99,7 +123,7 @@ class StridedConv(_SparseConv):
     def forward(self, x: Tensor, fine: VoxelGrid, pooling: Pooling) -> Tensor:
         """x (N, in) on ``fine`` -> (M, out) on the grid that ``pooling`` leads to."""
         children, parent_cell = _children(fine, pooling)
-        return self._with_bias(ops.sparse_convolution(x, self.weight, children, parent_cell))
+        return ops.sparse_convolution(x, self.weight, children, parent_cell, self.bias)
 
 
 class InverseConv(_SparseConv):
@@ -111,4 +135,4 @@ class InverseConv(_SparseConv):
     def forward(self, x: Tensor, fine: VoxelGrid, pooling: Pooling) -> Tensor:
         """x (M, in) on the grid that ``pooling`` leads to -> (N, out) on ``fine``."""
         children, parent_cell = _children(fine, pooling)
-        return self._with_bias(ops.sparse_convolution(x, self.weight, parent_cell, children))
+        return ops.sparse_convolution(x, self.weight, parent_cell, children, self.bias)

@@ -18,9 +18,14 @@ __all__ = [
     "MAX_DEPTH",
     "ORDERS",
     "PatchPlan",
+    "add_layer_norm",
+    "add_scaled",
     "centre_cells",
     "expand",
     "farthest_rows",
+    "layer_norm",
+    "mlp",
+    "norm_add_norm",
     "patch_attention",
     "patch_plan",
     "segment_max",
@@ -50,10 +55,12 @@ def submanifold_map(grid_coord: Tensor, batch: Tensor, kernel_size: int) -> Tens
     return implementation("submanifold_map", grid_coord.device)(grid_coord, batch, kernel_size)
 
 
-def sparse_convolution(x: Tensor, weight: Tensor, index: Tensor, transposed: Tensor | None = None) -> Tensor:
+def sparse_convolution(
+    x: Tensor, weight: Tensor, index: Tensor, transposed: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """See :func:`pointcept.ops.reference.convolution.sparse_convolution`."""
     x, weight = _autocast(x, weight)
-    return implementation("sparse_convolution", x.device, x.dtype)(x, weight, index, transposed)
+    return implementation("sparse_convolution", x.device, x.dtype)(x, weight, index, transposed, bias)
 
 
 def patch_attention(
@@ -65,7 +72,65 @@ def patch_attention(
     bias: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.attention.patch_attention`."""
-    return implementation("patch_attention", qkv.device)(qkv, plan, heads, scale, dropout, bias)
+    (qkv,) = _autocast(qkv)
+    return implementation("patch_attention", qkv.device, qkv.dtype)(qkv, plan, heads, scale, dropout, bias)
+
+
+def _sum_types(x: Tensor, branch: Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """Types of a residual sum and of its norm.
+
+    Where autocast is on, the sum is at least float32, so that small branches are not lost in it, and its norm
+    has the type that matrix products read.
+    """
+    stream = torch.promote_types(x.dtype, branch.dtype)
+    if not torch.is_autocast_enabled(x.device.type):
+        return stream, stream
+    stream = torch.promote_types(stream, torch.float32)
+    return stream, stream if stream == torch.float64 else torch.get_autocast_dtype(x.device.type)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """See :func:`pointcept.ops.reference.normalization.layer_norm`; the result has the autocast type, else x's."""
+    on = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(x.device.type) if on else x.dtype
+    return implementation("layer_norm", x.device, x.dtype)(x, weight, bias, eps, dtype)
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`pointcept.ops.reference.normalization.add_layer_norm`.
+
+    Under autocast the sum is float32 and its norm has the autocast type.
+    """
+    stream, dtype = _sum_types(x, branch)
+    return implementation("add_layer_norm", x.device, stream)(x, branch, weight, bias, eps, scale, stream, dtype)
+
+
+def norm_add_norm(
+    x: Tensor,
+    branch: Tensor,
+    inner_weight: Tensor,
+    inner_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`pointcept.ops.reference.normalization.norm_add_norm`; types as in :func:`add_layer_norm`."""
+    stream, dtype = _sum_types(x, branch)
+    run = implementation("norm_add_norm", x.device, stream)
+    return run(x, branch, inner_weight, inner_bias, weight, bias, eps, stream, dtype)
+
+
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None = None) -> Tensor:
+    """See :func:`pointcept.ops.reference.normalization.add_scaled`; under autocast the sum is float32."""
+    return implementation("add_scaled", x.device, x.dtype)(x, branch, scale, _sum_types(x, branch)[0])
+
+
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, recompute: bool = False) -> Tensor:
+    """See :func:`pointcept.ops.reference.mlp.mlp`."""
+    x, weight1, weight2 = _autocast(x, weight1, weight2)
+    return implementation("mlp", x.device, x.dtype)(x, weight1, bias1, weight2, bias2, recompute)
 
 
 def segment_max(x: Tensor, permutation: Tensor, lengths: Tensor) -> Tensor:

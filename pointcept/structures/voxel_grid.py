@@ -8,7 +8,7 @@ levels to the host; nothing else waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -36,6 +36,26 @@ class Pooling:
 
 
 @dataclass
+class CopyMaps:
+    """Maps of a submanifold convolution over N rows of which R are copies of D voxels.
+
+    It computes N + D rows: a copy reads itself alone, through the kernel's centre; what is around each voxel
+    that has copies is computed once, in the D rows at the end.
+
+    Attributes:
+        index: (N + D, K) int32 input row of every kernel cell, N where there is none.
+        transposed: (N, K) int32 row of the result that reads each input row, N + D where there is none.
+        copies: (R,) the rows that are copies.
+        around: (R,) row of the result, N or more, that belongs to each of them.
+    """
+
+    index: Tensor
+    transposed: Tensor
+    copies: Tensor
+    around: Tensor
+
+
+@dataclass
 class Duplicates:
     """The distinct voxels of a grid in which some voxels occur more than once (scans mixed by Mix3D).
 
@@ -48,6 +68,37 @@ class Duplicates:
     grid: VoxelGrid
     group: Tensor
     representative: Tensor
+    _maps: dict[int, CopyMaps] = field(default_factory=dict)
+
+    def maps(self, kernel_size: int) -> CopyMaps:
+        """Maps of a convolution of all rows, copies among them; of a voxel with copies others see one."""
+        if kernel_size not in self._maps:
+            self._maps[kernel_size] = self._make_maps(self.grid.neighbours(kernel_size))
+        return self._maps[kernel_size]
+
+    def _make_maps(self, neighbours: Tensor) -> CopyMaps:
+        n, voxels, centre = len(self.group), len(self.grid), neighbours.shape[1] // 2
+        row = torch.arange(n, dtype=torch.int32, device=self.group.device)
+        several = torch.bincount(self.group, minlength=voxels) > 1
+        repeated = several.nonzero().flatten()
+        copies = several.index_select(0, self.group).nonzero().flatten()
+        end = n + len(repeated)
+        result = self.representative.int()  # where what is around a voxel is computed
+        result[repeated] = torch.arange(n, end, dtype=torch.int32, device=result.device)
+
+        def rows_of(table: Tensor, missing: int) -> Tensor:
+            padded = torch.cat([table, table.new_tensor([missing])])
+            return padded.index_select(0, neighbours.flatten()).view_as(neighbours)
+
+        index = rows_of(self.representative.int(), n).index_select(0, torch.cat([self.group, repeated]))
+        index[copies] = n
+        index[:n, centre], index[n:, centre] = row, n
+        second = torch.ones_like(row, dtype=torch.bool)
+        second[self.representative] = False
+        transposed = rows_of(result, end).flip(1).index_select(0, self.group)
+        transposed.masked_fill_(second[:, None], end)
+        transposed[:, centre] = row
+        return CopyMaps(index, transposed, copies, result.long()[self.group[copies]])
 
     def mean(self, x: Tensor) -> Tensor:
         """Average of the features of equal voxels: (N, C) -> (M, C)."""

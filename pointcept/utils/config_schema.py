@@ -110,6 +110,9 @@ SCHEMA: dict[str, Field] = {
     "sync_bn": Field((bool,), False, "Share batch statistics over the GPUs."),
     "enable_amp": Field((bool,), False, "Automatic mixed precision."),
     "amp_dtype": Field((str,), "float16", "Half precision that AMP uses.", choices=tuple(AMP_DTYPES)),
+    "backend": Field(
+        (str, NoneType), None, "Implementations of operations, as in POINTCEPT_BACKEND, which goes before this key."
+    ),
     "empty_cache": Field((bool,), False, "Return cached GPU memory after each step; slower."),
     "find_unused_parameters": Field((bool,), False, "Tell DDP that some parameters may get no gradient."),
     "mix_prob": Field((float,), 0, "Probability of Mix3D on a training batch.", minimum=0, maximum=1),

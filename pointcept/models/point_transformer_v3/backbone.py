@@ -47,6 +47,12 @@ class Stage(nn.Module):
         return [self.get_submodule(f"block{i}") for i in range(self.depth)]  # type: ignore[misc]
 
 
+def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
+    """Drop path of every block of every stage, rising linearly from 0."""
+    rates = iter(torch.linspace(0, highest, sum(depths)).tolist())
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
 @MODELS.register_module("PT-v3m1")
 class PointTransformerV3(nn.Module):
     """Serialized attention in a U-Net: encoder stages with pooling, decoder stages with unpooling.
@@ -67,6 +73,8 @@ class PointTransformerV3(nn.Module):
         enable_rpe: learned relative position bias (then ``enable_flash`` must be False).
         enable_flash: allow fused attention kernels; False computes attention in float32.
         upcast_attention, upcast_softmax: compute attention in float32.
+        recompute: what the backward pass computes again instead of keeping it in memory: ``"mlp"`` the wide layer
+            of every block's MLP, ``"block"`` whole blocks (least memory, about a third more time), None nothing.
         cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
             accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
 
@@ -107,6 +115,7 @@ class PointTransformerV3(nn.Module):
         pdnorm_affine: bool = True,
         pdnorm_conditions: Sequence[str] = (),
         bn_momentum: float = 0.01,
+        recompute: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
@@ -123,24 +132,21 @@ class PointTransformerV3(nn.Module):
         decoder = (dec_depths, dec_channels, dec_num_head, dec_patch_size)
         self._check(encoder, decoder)
         upcast = upcast_attention or upcast_softmax or not enable_flash
-        options = BlockOptions(mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast)
+        options = BlockOptions(
+            mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast, recompute
+        )
         self.embedding = Embedding(in_channels, enc_channels[0], bn_momentum)
         self.enc = nn.Module()
-        rates = torch.linspace(0, drop_path, sum(enc_depths)).tolist()
-        for s, (depth, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
-            drops = [rates.pop(0) for _ in range(depth)]
-            blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops)]
+        drops = _drop_rates(enc_depths, drop_path)
+        for s, (_, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
+            blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops[s])]
             down = {"down": SerializedPooling(enc_channels[s - 1], channels, bn_momentum)} if s else {}
             self.enc.add_module(f"enc{s}", Stage(down, blocks))
         self.dec = nn.Module()
-        rates = torch.linspace(0, drop_path, sum(dec_depths)).tolist()
-        below = [*dec_channels, enc_channels[-1]]
-        drops_of = [[rates.pop(0) for _ in range(depth)][::-1] for depth in dec_depths]
+        drops, below = _drop_rates(dec_depths, drop_path), [*dec_channels, enc_channels[-1]]
         for s in reversed(range(len(dec_depths))):
-            blocks = [
-                Block(dec_channels[s], dec_num_head[s], dec_patch_size[s], d, i, options)
-                for i, d in enumerate(drops_of[s])
-            ]
+            shape = (dec_channels[s], dec_num_head[s], dec_patch_size[s])
+            blocks = [Block(*shape, d, i, options) for i, d in enumerate(reversed(drops[s]))]
             up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s], bn_momentum)}
             self.dec.add_module(f"dec{s}", Stage(up, blocks))
 

@@ -7,15 +7,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pointcept.models.modules import BatchNorm, DropPath, SubmanifoldConv
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
+from pointcept.utils.errors import ConfigError, did_you_mean
+
+RECOMPUTE = ("mlp", "block")
 
 
 @dataclass
 class BlockOptions:
-    """What all blocks of a network have in common."""
+    """What all blocks of a network have in common; their meaning is documented at the backbone.
+
+    Raises:
+        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``.
+    """
 
     mlp_ratio: float
     qkv_bias: bool
@@ -25,6 +33,13 @@ class BlockOptions:
     pre_norm: bool
     enable_rpe: bool
     upcast_attention: bool
+    recompute: str | None
+
+    def __post_init__(self) -> None:
+        if self.recompute is not None and self.recompute not in RECOMPUTE:
+            raise ConfigError(
+                f"PT-v3m1: recompute={self.recompute!r}: None, or {did_you_mean(self.recompute, RECOMPUTE)}"
+            )
 
 
 class RelativePositionBias(nn.Module):
@@ -81,35 +96,43 @@ class PatchAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear."""
+    """Linear, GELU, linear; ``recompute`` repeats the first product in the backward pass instead of keeping it."""
 
-    def __init__(self, channels: int, ratio: float, drop: float) -> None:
+    def __init__(self, channels: int, ratio: float, drop: float, recompute: bool = False) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, int(channels * ratio))
         self.act = nn.GELU()
         self.fc2 = nn.Linear(int(channels * ratio), channels)
         self.drop = nn.Dropout(drop)
+        self.recompute = recompute
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C) -> (N, C)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        if self.drop.p > 0.0 and self.training:
+            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        fc1, fc2 = self.fc1, self.fc2
+        return ops.mlp(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias, self.recompute)
 
 
 class Block(nn.Module):
-    """x += CPE(x); x += attention(norm(x)); x += MLP(norm(x))."""
+    """x += CPE(x); x += attention(norm(x)); x += MLP(norm(x)).
+
+    Every sum is computed together with the norm that follows it, see :func:`pointcept.ops.api.add_layer_norm`.
+    """
 
     def __init__(
         self, channels: int, heads: int, patch_size: int, drop_path: float, order_index: int, options: BlockOptions
     ) -> None:
         super().__init__()
         self.order_index, self.pre_norm = order_index, options.pre_norm
+        self.recompute = options.recompute == "block"
         self.cpe = nn.Sequential(
             SubmanifoldConv(channels, channels, 3, bias=True), nn.Linear(channels, channels), nn.LayerNorm(channels)
         )
         self.norm1 = nn.Sequential(nn.LayerNorm(channels))
         self.attn = PatchAttention(channels, heads, patch_size, options)
         self.norm2 = nn.Sequential(nn.LayerNorm(channels))
-        self.mlp = nn.Sequential(MLP(channels, options.mlp_ratio, options.proj_drop))
+        self.mlp = nn.Sequential(MLP(channels, options.mlp_ratio, options.proj_drop, options.recompute == "mlp"))
         self.drop_path = nn.Sequential(DropPath(drop_path))
 
     def forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None = None) -> Tensor:
@@ -121,14 +144,28 @@ class Block(nn.Module):
             orders: the block attends along one of these.
             position: (N, C) features that the position encoding reads; ``x`` by default.
         """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, grid, orders, position, use_reentrant=False)
+        return self._forward(x, grid, orders, position)
+
+    def _forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None) -> Tensor:
         conv, linear, norm = self.cpe
-        x = x + norm(linear(conv(x if position is None else position, grid)))
+        branch = linear(conv(x if position is None else position, grid))
         order = orders[self.order_index % len(orders)]
-        if self.pre_norm:
-            x = x + self.drop_path(self.attn(self.norm1(x), grid, order))
-            return x + self.drop_path(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
-        return self.norm2(x + self.drop_path(self.mlp(x)))
+        if not self.pre_norm:
+            x = x + norm(branch)
+            x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
+            return self.norm2(x + self.drop_path(self.mlp(x)))
+        norm1, norm2, drop_path = self.norm1[0], self.norm2[0], self.drop_path[0]
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(norm1, nn.LayerNorm)
+        assert isinstance(norm2, nn.LayerNorm)
+        assert isinstance(drop_path, DropPath)
+        x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
+        branch = self.attn(rows, grid, order)
+        x, rows = ops.add_layer_norm(x, branch, norm2.weight, norm2.bias, norm2.eps, drop_path.scale(branch))
+        branch = self.mlp(rows)
+        return ops.add_scaled(x, branch, drop_path.scale(branch))
 
 
 class SerializedPooling(nn.Module):

@@ -102,8 +102,16 @@ def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list
     )
 
 
+def _to_points(grad: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor) -> Tensor:
+    """Gradients of slots -> of points: each point's own slot, and the few repeated ones added."""
+    total = grad.index_select(0, slot)
+    if len(repeated):
+        total.index_add_(0, rows.index_select(0, repeated), grad.index_select(0, repeated))
+    return total
+
+
 class _ToSlots(torch.autograd.Function):
-    """x[rows]; backward reads each point's own slot and adds the few repeated ones."""
+    """x[rows]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor) -> Tensor:
@@ -113,11 +121,22 @@ class _ToSlots(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, slot, repeated = ctx.saved_tensors
-        total = grad.index_select(0, slot)
-        if len(repeated):
-            total.index_add_(0, rows.index_select(0, repeated), grad.index_select(0, repeated))
-        return total, None, None, None
+        return _to_points(grad, *ctx.saved_tensors), None, None, None
+
+
+class _ToHeads(torch.autograd.Function):
+    """x[rows] as query, key and value (slots, H, D) each, views of one buffer; their gradients meet in one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, heads: int, rows: Tensor, slot: Tensor, repeated: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(rows, slot, repeated)
+        packed = x.index_select(0, rows).view(len(rows), 3, heads, -1)
+        return packed[:, 0], packed[:, 1], packed[:, 2]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _to_points(torch.stack(grads, 1).flatten(1), *ctx.saved_tensors), None, None, None, None
 
 
 class _FromSlots(torch.autograd.Function):
@@ -134,6 +153,16 @@ class _FromSlots(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (slot,) = ctx.saved_tensors
         return grad.new_zeros(ctx.slots, grad.shape[1]).index_copy_(0, slot, grad), None
+
+
+def to_slots(x: Tensor, plan: PatchPlan) -> Tensor:
+    """Rows of points (N, C) -> rows of slots (P·K + S·L, C)."""
+    return _ToSlots.apply(x, plan.rows, plan.slot, plan.repeated)
+
+
+def from_slots(y: Tensor, plan: PatchPlan) -> Tensor:
+    """Rows of slots (P·K + S·L, C) -> rows of points (N, C); slots that give no point its result are left out."""
+    return _FromSlots.apply(y, plan.slot)
 
 
 def patch_attention(
@@ -158,14 +187,14 @@ def patch_attention(
         (N, C).
     """
     channels = qkv.shape[1] // 3
-    slots = _ToSlots.apply(qkv, plan.rows, plan.slot, plan.repeated)
+    slots = _ToHeads.apply(qkv, heads, plan.rows, plan.slot, plan.repeated)
     outputs, begin = [], 0
     for (patches, size), mask, extra in zip((plan.full, plan.short), (None, plan.short_mask), bias, strict=True):
         if patches == 0:
             continue
-        part = slots[begin : begin + patches * size]
-        begin += patches * size
-        q, k, v = part.view(patches, size, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+        end = begin + patches * size
+        q, k, v = (part[begin:end].unflatten(0, (patches, size)).transpose(1, 2) for part in slots)
+        begin = end
         if extra is not None and mask is not None:
             mask = extra.masked_fill(~mask, float("-inf"))
         elif extra is not None:
@@ -173,4 +202,4 @@ def patch_attention(
         with sdpa_kernel(_KERNELS):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         outputs.append(out.transpose(1, 2).reshape(patches * size, channels))
-    return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], plan.slot)
+    return from_slots(torch.cat(outputs) if len(outputs) > 1 else outputs[0], plan)

@@ -72,8 +72,10 @@ class _SparseConvolution(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
-def sparse_convolution(x: Tensor, weight: Tensor, index: Tensor, transposed: Tensor | None = None) -> Tensor:
-    """out[j] = Σ_k weight[:, k] · x[index[j, k]], rows beyond the last counting as zero.
+def sparse_convolution(
+    x: Tensor, weight: Tensor, index: Tensor, transposed: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """out[j] = Σ_k weight[:, k] · x[index[j, k]] + bias, rows beyond the last counting as zero.
 
     Args:
         x: (M, C_in) features.
@@ -81,8 +83,10 @@ def sparse_convolution(x: Tensor, weight: Tensor, index: Tensor, transposed: Ten
         index: (N, K) int32 input row of every kernel cell, M where there is none.
         transposed: (M, K) int32 output row that reads input row i through cell k, N where there is none;
             None for a submanifold map, which is its own transpose with the cells mirrored.
+        bias: (C_out,) added to every row.
 
     Returns:
         (N, C_out).
     """
-    return _SparseConvolution.apply(x, weight.flatten(1, -2), index, transposed)
+    out = _SparseConvolution.apply(x, weight.flatten(1, -2), index, transposed)
+    return out if bias is None else out + bias.to(out.dtype)

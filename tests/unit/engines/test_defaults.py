@@ -17,9 +17,11 @@ from pointcept.engines.defaults import (
     benchmark_config,
     config_from_args,
     default_setup,
+    load_config,
     recorded_seed,
 )
 from pointcept.engines.hooks.progress import clock, describe
+from pointcept.ops import backend
 from pointcept.utils import comm
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError, DataError
@@ -69,6 +71,16 @@ def test_setup_records_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     default_setup(fakes.make_config(tmp_path / "run", epoch=6), "test")
     assert (tmp_path / "run" / "config.py").read_text() == before
     assert Config.fromfile(tmp_path / "run" / "result" / "config.py").epoch == 6
+
+
+def test_setup_chooses_the_backends_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="backend: unknown backend 'spcnov': did you mean 'spconv'"):
+        load_config(REPO / "configs/semantic_kitti/student.py", {"backend": "spcnov"})
+    chosen: list[str | None] = []
+    monkeypatch.setattr(backend, "configure", chosen.append)
+    default_setup(fakes.make_config(tmp_path / "run", backend="sparse_convolution=spconv"))
+    default_setup(fakes.make_config(tmp_path / "run"), "test")
+    assert chosen == ["sparse_convolution=spconv", None]
 
 
 def test_a_resumed_run_keeps_its_seed(tmp_path: Path) -> None:

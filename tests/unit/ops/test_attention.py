@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pointcept.ops import api as ops
+from pointcept.ops import backend
 
 
 def _plan(counts, patch_size, seed=0, device="cpu"):
@@ -86,3 +87,40 @@ def test_bias_is_added_to_the_scores():
     value = qkv[plan.rows[:24:8], 8:]
     first = ops.patch_attention(qkv, plan, heads, 0.7, bias=far)
     torch.testing.assert_close(first[plan.rows[:8]], value[:1].expand(8, -1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("counts", "patch_size"), [*CASES, ([3000, 700, 1500], 1024), ([130], 48), ([5000], 200)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+@pytest.mark.parametrize(("heads", "size"), [(1, 16), (3, 16), (2, 32), (2, 64), (1, 128)])
+def test_kernels_stay_near_float64(heads, size, dtype, tolerance, counts, patch_size):
+    plan, _, _ = _plan(counts, patch_size, device="cuda")
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(sum(counts), 3 * heads * size, generator=generator).to(dtype)
+    direction = torch.randn(sum(counts), heads * size, generator=generator).double().cuda()
+    results = []
+    for kind in (torch.float64, dtype):
+        x = qkv.to("cuda", kind).detach().clone().requires_grad_()
+        with backend.override("patch_attention=triton" if kind == dtype else ""):
+            out = ops.patch_attention(x, plan, heads, 0.3)
+        assert out.dtype == kind
+        (out.double() * direction).sum().backward()
+        results.append((out.detach().double(), x.grad.double()))
+    for exact, half in zip(*results, strict=True):
+        # The gradient through a softmax over one point is zero, and rounding is measured against the others.
+        assert (half - exact).norm() <= tolerance * exact.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_kernels_give_the_same_bits_twice_and_leave_the_rest_to_pytorch():
+    plan, _, _ = _plan([3000, 700], 1024, device="cuda")
+    x = torch.randn(3700, 96, device="cuda", dtype=torch.float16, requires_grad=True)
+    with backend.override("patch_attention=triton"):
+        grads = [torch.autograd.grad(ops.patch_attention(x, plan, 2, 0.25).float().square().sum(), x)[0] for _ in "ab"]
+        assert torch.equal(*grads)
+        wide = ops.patch_attention(x.float(), plan, 2, 0.25)
+        odd = ops.patch_attention(x, plan, 4, 0.25)  # heads of 8 channels
+    assert wide.dtype is torch.float32
+    torch.testing.assert_close(odd, ops.patch_attention(x.double(), plan, 4, 0.25).half(), rtol=1e-2, atol=1e-3)

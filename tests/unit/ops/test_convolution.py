@@ -86,9 +86,19 @@ def test_parts_give_the_same_result(monkeypatch):
         torch.testing.assert_close(whole, parts)
 
 
+def test_a_bias_is_added_to_every_row():
+    grid, batch, feat = _scene(n=24, extent=4, channels=2)
+    index = ops.submanifold_map(grid, batch, 3)
+    x, weight = feat.requires_grad_(), torch.randn(3, 27, 2, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    expected = ops.sparse_convolution(x, weight, index) + bias
+    torch.testing.assert_close(ops.sparse_convolution(x, weight, index, bias=bias), expected)
+    assert torch.autograd.gradcheck(lambda *t: ops.sparse_convolution(*t[:2], index, None, t[2]), (x, weight, bias))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kind", ["submanifold", "stem", "strided", "inverse"])
+@pytest.mark.parametrize("kind", ["submanifold", "wide", "stem", "strided", "inverse"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)]
 )
@@ -101,6 +111,7 @@ def test_every_precision_and_backend_stays_near_float64(backend_name, dtype, tol
     batch = torch.zeros(len(grid), dtype=torch.int64, device="cuda")
     index, transposed, rows, channels = {
         "submanifold": (ops.submanifold_map(grid, batch, 3), None, len(grid), (32, 48)),
+        "wide": (ops.submanifold_map(grid, batch, 3), None, len(grid), (256, 200)),
         "stem": (ops.submanifold_map(grid, batch, 5), None, len(grid), (4, 32)),
         "strided": (children, parent_cell, len(grid), (80, 160)),
         "inverse": (parent_cell, children, len(coarse), (160, 80)),
@@ -111,11 +122,12 @@ def test_every_precision_and_backend_stays_near_float64(backend_name, dtype, tol
     results = []
     for kind_of in (torch.float64, dtype):
         a, w = x.detach().to(kind_of).requires_grad_(), weight.detach().to(kind_of).requires_grad_()
+        b = torch.linspace(-1, 1, channels[1], device="cuda", dtype=kind_of, requires_grad=True)
         with backend.override(f"sparse_convolution={backend_name}"):
-            out = ops.sparse_convolution(a, w, index, transposed)
+            out = ops.sparse_convolution(a, w, index, transposed, b)
         assert out.dtype == kind_of
         (out.double() * direction).sum().backward()
-        results.append((out.detach().double(), a.grad.double(), w.grad.double()))
+        results.append((out.detach().double(), a.grad.double(), w.grad.double(), b.grad.double()))
     for exact, half in zip(*results, strict=True):
         assert (half - exact).norm() / exact.norm() < tolerance
 

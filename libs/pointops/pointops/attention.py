@@ -1,0 +1,358 @@
+"""Attention within patches that reads and writes the rows of points directly: nothing is gathered beforehand.
+
+Each program handles a tile of slots of one patch and one head, with a running softmax, so that scores are never
+stored. A point that also completes a last patch has two slots there, exactly ``size`` apart; only its own slot
+writes a result, and the other one contributes to the gradients of its key and value. So every row of every
+gradient is written by one program, without atomics, and two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch.autograd.function import once_differentiable
+
+HEAD_SIZES = (16, 32, 64, 128)
+_LOG2_E = 1.4426950408889634
+
+
+class Tiling(NamedTuple):
+    """How a kernel is cut: its own slots, the slots it walks through at a time, warps, pipeline stages."""
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
+# head size up to -> tiling of the forward pass, of the query gradients, of the key and value gradients
+TILINGS = {
+    32: (Tiling(128, 64, 4, 3), Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 3)),
+    64: (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2), Tiling(64, 64, 4, 2)),
+    128: (Tiling(64, 64, 4, 2), Tiling(64, 32, 4, 2), Tiling(64, 32, 4, 2)),
+}
+
+
+@triton.jit
+def _length(lengths_ptr, patch, size, SHORT: tl.constexpr):
+    """Points of a patch."""
+    length = size
+    if SHORT:
+        length = tl.load(lengths_ptr + patch)
+    return length
+
+
+@triton.jit
+def _load(ptr, row, mask, first, STRIDE: tl.constexpr, D: tl.constexpr):
+    """D channels from ``first`` of the given rows."""
+    return tl.load(ptr + row[:, None] * STRIDE + first + tl.arange(0, D)[None, :], mask=mask[:, None], other=0.0)
+
+
+@triton.jit(do_not_specialize=["begin", "slots"])
+def _forward_kernel(
+    qkv_ptr,
+    rows_ptr,
+    slot_ptr,
+    lengths_ptr,
+    out_ptr,
+    lse_ptr,
+    begin,
+    size,
+    slots,
+    scale,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    SHORT: tl.constexpr,
+    EVEN: tl.constexpr,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+):
+    tiles = tl.cdiv(size, OWN)
+    tile, head = tl.program_id(0) % tiles, (tl.program_id(0) // tiles) % H
+    patch = tl.program_id(0) // (tiles * H)
+    first = begin + patch.to(tl.int64) * size
+    length = _length(lengths_ptr, patch, size, SHORT)
+    place = tile * OWN + tl.arange(0, OWN)
+    inside = place < length
+    row = tl.load(rows_ptr + first + place, mask=inside, other=0)
+    q = _load(qkv_ptr, row, inside, head * D, 3 * H * D, D)
+    top = tl.full((OWN,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((OWN,), dtype=tl.float32)
+    result = tl.zeros((OWN, D), dtype=tl.float32)
+    for start in range(0, length, OTHER):
+        other = start + tl.arange(0, OTHER)
+        there = other < length
+        other_row = tl.load(rows_ptr + first + other, mask=there, other=0)
+        k = _load(qkv_ptr, other_row, there, (H + head) * D, 3 * H * D, D)
+        v = _load(qkv_ptr, other_row, there, (2 * H + head) * D, 3 * H * D, D)
+        score = tl.dot(q, tl.trans(k)) * scale
+        if not EVEN:
+            score = tl.where(there[None, :], score, float("-inf"))
+        larger = tl.maximum(top, tl.max(score, axis=1))
+        shrink = tl.exp2(top - larger)
+        weight = tl.exp2(score - larger[:, None])
+        total = total * shrink + tl.sum(weight, axis=1)
+        result = tl.dot(weight.to(v.dtype), v, result * shrink[:, None])
+        top = larger
+    own = inside & (tl.load(slot_ptr + row, mask=inside, other=-1) == first + place)
+    channel = head * D + tl.arange(0, D)
+    result = (result / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row[:, None] * (H * D) + channel[None, :], result, mask=own[:, None])
+    # A query whose result nobody reads gets infinity: its weights are zero in the backward pass.
+    lse = tl.where(own, top + tl.log2(total), float("inf"))
+    tl.store(lse_ptr + head.to(tl.int64) * slots + first + place, lse, mask=place < size)
+
+
+@triton.jit(do_not_specialize=["begin", "slots"])
+def _query_kernel(
+    qkv_ptr,
+    rows_ptr,
+    slot_ptr,
+    lengths_ptr,
+    out_ptr,
+    lse_ptr,
+    grad_ptr,
+    delta_ptr,
+    grad_qkv_ptr,
+    begin,
+    size,
+    slots,
+    scale,
+    factor,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    SHORT: tl.constexpr,
+    EVEN: tl.constexpr,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+):
+    """Gradient of the queries, and Σ_d out · grad of every slot for the other kernel."""
+    tiles = tl.cdiv(size, OWN)
+    tile, head = tl.program_id(0) % tiles, (tl.program_id(0) // tiles) % H
+    patch = tl.program_id(0) // (tiles * H)
+    first = begin + patch.to(tl.int64) * size
+    length = _length(lengths_ptr, patch, size, SHORT)
+    place = tile * OWN + tl.arange(0, OWN)
+    inside = place < length
+    row = tl.load(rows_ptr + first + place, mask=inside, other=0)
+    own = inside & (tl.load(slot_ptr + row, mask=inside, other=-1) == first + place)
+    q = _load(qkv_ptr, row, own, head * D, 3 * H * D, D)
+    grad = _load(grad_ptr, row, own, head * D, H * D, D)
+    out = _load(out_ptr, row, own, head * D, H * D, D)
+    delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), axis=1)
+    line = head.to(tl.int64) * slots + first
+    tl.store(delta_ptr + line + place, delta, mask=place < size)
+    lse = tl.load(lse_ptr + line + place, mask=place < size, other=float("inf"))
+    total = tl.zeros((OWN, D), dtype=tl.float32)
+    for start in range(0, length, OTHER):
+        other = start + tl.arange(0, OTHER)
+        there = other < length
+        other_row = tl.load(rows_ptr + first + other, mask=there, other=0)
+        k = _load(qkv_ptr, other_row, there, (H + head) * D, 3 * H * D, D)
+        v = _load(qkv_ptr, other_row, there, (2 * H + head) * D, 3 * H * D, D)
+        weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale - lse[:, None])
+        if not EVEN:
+            weight = tl.where(there[None, :], weight, 0.0)
+        change = weight * (tl.dot(grad, tl.trans(v)) - delta[:, None])
+        total = tl.dot(change.to(k.dtype), k, total)
+    place_of = grad_qkv_ptr + row[:, None] * (3 * H * D) + head * D + tl.arange(0, D)[None, :]
+    tl.store(place_of, (total * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
+
+
+@triton.jit
+def _collect(
+    grad_k,
+    grad_v,
+    k,
+    v,
+    used,
+    first,
+    count,
+    head,
+    qkv_ptr,
+    rows_ptr,
+    lse_ptr,
+    grad_ptr,
+    delta_ptr,
+    slots,
+    scale,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    MASKED: tl.constexpr,
+    OTHER: tl.constexpr,
+):
+    """Add what ``count`` queries from slot ``first`` contribute to the gradients of the keys marked ``used``."""
+    line = head.to(tl.int64) * slots + first
+    for start in range(0, count, OTHER):
+        query = start + tl.arange(0, OTHER)
+        there = query < count
+        row = tl.load(rows_ptr + first + query, mask=there, other=0)
+        q = _load(qkv_ptr, row, there, head * D, 3 * H * D, D)
+        grad = _load(grad_ptr, row, there, head * D, H * D, D)
+        lse = tl.load(lse_ptr + line + query, mask=there, other=float("inf"))
+        delta = tl.load(delta_ptr + line + query, mask=there, other=0.0)
+        weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])
+        if MASKED:
+            weight = tl.where(used[:, None], weight, 0.0)
+        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v)
+        change = weight * (tl.dot(v, tl.trans(grad)) - delta[None, :])
+        grad_k = tl.dot(change.to(q.dtype), q, grad_k)
+    return grad_k, grad_v
+
+
+@triton.jit(do_not_specialize=["begin", "slots", "patches"])
+def _key_kernel(
+    qkv_ptr,
+    rows_ptr,
+    slot_ptr,
+    lengths_ptr,
+    lse_ptr,
+    grad_ptr,
+    delta_ptr,
+    grad_qkv_ptr,
+    begin,
+    size,
+    patches,
+    slots,
+    scale,
+    factor,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    SHORT: tl.constexpr,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+):
+    """Gradients of keys and values, from the queries of their own patch and of the one that they complete."""
+    tiles = tl.cdiv(size, OWN)
+    tile, head = tl.program_id(0) % tiles, (tl.program_id(0) // tiles) % H
+    patch = tl.program_id(0) // (tiles * H)
+    first = begin + patch.to(tl.int64) * size
+    length = _length(lengths_ptr, patch, size, SHORT)
+    place = tile * OWN + tl.arange(0, OWN)
+    inside = place < length
+    row = tl.load(rows_ptr + first + place, mask=inside, other=0)
+    own = inside & (tl.load(slot_ptr + row, mask=inside, other=-1) == first + place)
+    k = _load(qkv_ptr, row, own, (H + head) * D, 3 * H * D, D)
+    v = _load(qkv_ptr, row, own, (2 * H + head) * D, 3 * H * D, D)
+    grad_k = tl.zeros((OWN, D), dtype=tl.float32)
+    grad_v = tl.zeros((OWN, D), dtype=tl.float32)
+    count = tl.where(tl.max(own.to(tl.int32), axis=0) > 0, length, 0)
+    grad_k, grad_v = _collect(
+        grad_k, grad_v, k, v, own, first, count, head, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr,
+        slots, scale, H, D, False, OTHER,
+    )  # fmt: skip
+    if not SHORT:
+        following = own & (patch + 1 < patches)
+        again = own & (tl.load(rows_ptr + first + size + place, mask=following, other=-1) == row)
+        count = tl.where(tl.max(again.to(tl.int32), axis=0) > 0, size, 0)
+        grad_k, grad_v = _collect(
+            grad_k, grad_v, k, v, again, first + size, count, head, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr,
+            slots, scale, H, D, True, OTHER,
+        )  # fmt: skip
+    place_of = grad_qkv_ptr + row[:, None] * (3 * H * D) + (H + head) * D + tl.arange(0, D)[None, :]
+    tl.store(place_of, (grad_k * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
+    tl.store(place_of + H * D, grad_v.to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
+
+
+def _groups(
+    full: tuple[int, int], short: tuple[int, int], lengths: torch.Tensor | None
+) -> list[tuple[int, int, int, torch.Tensor | None]]:
+    """First slot, patches, slots per patch and points per patch of the full and of the short patches."""
+    groups = [(0, *full, None), (full[0] * full[1], *short, lengths)]
+    return [group for group in groups if group[1]]
+
+
+def _tilings(head_size: int) -> tuple[Tiling, Tiling, Tiling]:
+    return next(found for limit, found in TILINGS.items() if head_size <= limit)
+
+
+class _PatchAttention(torch.autograd.Function):
+    """See :func:`patch_attention`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: torch.Tensor,
+        rows: torch.Tensor,
+        slot: torch.Tensor,
+        lengths: torch.Tensor | None,
+        full: tuple[int, int],
+        short: tuple[int, int],
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        qkv = qkv.contiguous()
+        channels, slots = qkv.shape[1] // 3, len(rows)
+        size_of_head = channels // heads
+        out = torch.empty(len(qkv), channels, dtype=qkv.dtype, device=qkv.device)
+        lse = torch.empty(heads, slots, dtype=torch.float32, device=qkv.device)
+        own, other, warps, stages = _tilings(size_of_head)[0]
+        with torch.cuda.device(qkv.device):
+            for begin, patches, size, counts in _groups(full, short, lengths):
+                _forward_kernel[(triton.cdiv(size, own) * heads * patches,)](
+                    qkv, rows, slot, rows if counts is None else counts, out, lse, begin, size, slots,
+                    scale * _LOG2_E, heads, size_of_head, counts is not None, counts is None and size % other == 0,
+                    own, other, num_warps=warps, num_stages=stages,
+                )  # fmt: skip
+        ctx.save_for_backward(qkv, rows, slot, lengths, out, lse)
+        ctx.options = full, short, heads, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        qkv, rows, slot, lengths, out, lse = ctx.saved_tensors
+        full, short, heads, scale = ctx.options
+        grad = grad.contiguous()
+        slots, size_of_head = len(rows), qkv.shape[1] // 3 // heads
+        grad_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
+        _, by_query, by_key = _tilings(size_of_head)
+        with torch.cuda.device(qkv.device):
+            for begin, patches, size, counts in _groups(full, short, lengths):
+                short_ones, lengths_or_any = counts is not None, rows if counts is None else counts
+                _query_kernel[(triton.cdiv(size, by_query.own) * heads * patches,)](
+                    qkv, rows, slot, lengths_or_any, out, lse, grad, delta, grad_qkv, begin, size, slots,
+                    scale * _LOG2_E, scale, heads, size_of_head, short_ones,
+                    not short_ones and size % by_query.other == 0, by_query.own, by_query.other,
+                    num_warps=by_query.warps, num_stages=by_query.stages,
+                )  # fmt: skip
+                # Short patches without a table of points stand alone too: no row of theirs occurs twice.
+                _key_kernel[(triton.cdiv(size, by_key.own) * heads * patches,)](
+                    qkv, rows, slot, lengths_or_any, lse, grad, delta, grad_qkv, begin, size, patches, slots,
+                    scale * _LOG2_E, scale, heads, size_of_head, short_ones, by_key.own, by_key.other,
+                    num_warps=by_key.warps, num_stages=by_key.stages,
+                )  # fmt: skip
+        return grad_qkv, *[None] * 7
+
+
+def supports(channels: int, heads: int) -> bool:
+    """Whether the kernels handle heads of this size."""
+    return channels % heads == 0 and channels // heads in HEAD_SIZES
+
+
+def patch_attention(
+    qkv: torch.Tensor,
+    plan: Any,
+    heads: int,
+    scale: float,
+    dropout: float = 0.0,
+    bias: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+) -> torch.Tensor:
+    """Multi-head softmax attention of every point to the points of its patch.
+
+    Args:
+        qkv: (N, 3·C) float16 or bfloat16 on a CUDA device.
+        plan: slots of the full and of the short patches, as ``pointcept.ops.reference.attention`` describes them.
+        heads: H; C / H in ``HEAD_SIZES``.
+        scale: factor of the scores.
+        dropout, bias: none; these kernels have neither.
+
+    Returns:
+        (N, C).
+    """
+    mask = plan.short_mask
+    lengths = None if mask is None else mask.flatten(1).sum(1, dtype=torch.int32)
+    return _PatchAttention.apply(qkv, plan.rows, plan.slot, lengths, plan.full, plan.short, heads, scale)

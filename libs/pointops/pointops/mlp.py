@@ -1,0 +1,129 @@
+"""Linear, GELU, linear that keeps only its input and the first product for the backward pass.
+
+What the GELU gives is computed again where the backward pass needs it, in the same pass over memory that
+multiplies the gradient by the GELU's derivative and adds up the first bias's gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch.autograd.function import once_differentiable
+
+ROWS, CHANNELS, WARPS = 32, 128, 8  # tile of a program and its warps
+PROGRAMS = 1024  # each with its own sums for the bias, unless there are more column blocks
+
+
+@triton.jit(do_not_specialize=["n", "tiles", "programs"])
+def _gelu_backward_kernel(
+    hidden_ptr,
+    grad_ptr,
+    active_ptr,
+    partial_ptr,
+    n,
+    tiles,
+    programs,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """active = gelu(hidden); grad *= gelu'(hidden) in place; sums of the latter over the rows of a program."""
+    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    for tile in range(tl.program_id(0), tiles, programs):
+        row = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
+        place, mask = row[:, None] * C + channel[None, :], (row < n)[:, None] & (channel < C)[None, :]
+        h = tl.load(hidden_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        below = 0.5 * (1.0 + tl.erf(h * 0.7071067811865476))  # of the normal distribution
+        density = 0.3989422804014327 * tl.exp(-0.5 * h * h)
+        grad *= below + h * density
+        total += grad
+        tl.store(active_ptr + place, (h * below).to(active_ptr.dtype.element_ty), mask=mask)
+        tl.store(grad_ptr + place, grad.to(grad_ptr.dtype.element_ty), mask=mask)
+    tl.store(partial_ptr + tl.program_id(0) * C + channel, tl.sum(total, axis=0), mask=channel < C)
+
+
+def _gelu_backward(hidden: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """gelu(hidden) (N, C) and the column sums (C,) float32 of grad · gelu'(hidden), which replaces ``grad``."""
+    n, channels = hidden.shape
+    block = min(CHANNELS, max(16, triton.next_power_of_2(channels)))
+    rows = ROWS * CHANNELS // block
+    tiles, columns = triton.cdiv(n, rows), triton.cdiv(channels, block)
+    programs = min(tiles, max(1, PROGRAMS // columns))
+    active = torch.empty_like(hidden)
+    partial = torch.empty(programs, channels, dtype=torch.float32, device=hidden.device)
+    with torch.cuda.device(hidden.device):
+        _gelu_backward_kernel[(programs, columns)](
+            hidden, grad, active, partial, n, tiles, programs, channels, rows, block, num_warps=WARPS
+        )
+    return active, partial.sum(0)
+
+
+class _Mlp(torch.autograd.Function):
+    """See :func:`mlp`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight1: torch.Tensor,
+        bias1: torch.Tensor,
+        weight2: torch.Tensor,
+        bias2: torch.Tensor,
+        recompute: bool,
+    ) -> torch.Tensor:
+        x = x.contiguous()
+        hidden = F.linear(x, weight1, bias1.to(x.dtype))
+        out = F.linear(F.gelu(hidden), weight2, bias2.to(x.dtype))
+        ctx.save_for_backward(x, None if recompute else hidden, weight1, bias1, weight2)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, hidden, weight1, bias1, weight2 = ctx.saved_tensors
+        if hidden is None:
+            hidden = F.linear(x, weight1, bias1.to(x.dtype))
+        grad = grad.contiguous()
+        grad_hidden = grad @ weight2
+        active, grad_bias1 = _gelu_backward(hidden, grad_hidden)
+        del hidden
+        grad_weight2 = grad.t() @ active if ctx.needs_input_grad[3] else None
+        del active
+        grad_weight1 = grad_hidden.t() @ x if ctx.needs_input_grad[1] else None
+        grad_x = grad_hidden @ weight1 if ctx.needs_input_grad[0] else None
+        grad_bias2 = grad.sum(0, dtype=torch.float32) if ctx.needs_input_grad[4] else None
+        return grad_x, grad_weight1, grad_bias1.to(bias1.dtype), grad_weight2, _as(grad_bias2, bias1), None
+
+
+def _as(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    return x if x is None else x.to(like.dtype)
+
+
+def mlp(
+    x: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor,
+    recompute: bool = False,
+) -> torch.Tensor:
+    """gelu(x · weight1ᵀ + bias1) · weight2ᵀ + bias2 with the exact GELU.
+
+    Args:
+        x: (N, C) float16, bfloat16 or float32 on a CUDA device.
+        weight1: (H, C) of the same type.
+        bias1: (H,) of any of these types.
+        weight2: (D, H) of the type of x.
+        bias2: (D,) of the type of ``bias1``.
+        recompute: keep ``x`` only and repeat the first product in the backward pass.
+
+    Returns:
+        (N, D).
+    """
+    return _Mlp.apply(x, weight1, bias1, weight2, bias2, recompute)

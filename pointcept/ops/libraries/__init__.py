@@ -1,0 +1,1 @@
+"""Operations carried out by other packages, each imported only where :mod:`pointcept.ops.backend` chooses it."""

@@ -1,0 +1,70 @@
+"""A block of PTv3 against its formula, with norms before and after, drop path, dropout and position bias."""
+
+import pytest
+import torch
+
+from pointcept.models.point_transformer_v3.layers import Block, BlockOptions
+from pointcept.structures import GridPyramid
+
+
+def _block(drop_path: float = 0.0, **options) -> Block:
+    torch.manual_seed(0)
+    defaults = {"mlp_ratio": 2.0, "qkv_bias": True, "qk_scale": None, "attn_drop": 0.0, "proj_drop": 0.0}
+    flags = {"pre_norm": True, "enable_rpe": False, "upcast_attention": False, "recompute": None}
+    block = Block(8, 2, 16, drop_path, 0, BlockOptions(**{**defaults, **flags, **options})).double()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return block
+
+
+@pytest.fixture
+def level():
+    """Voxels of two scans, some of them twice."""
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.randint(0, 5, (70, 3), generator=generator)
+    return GridPyramid(grid, torch.tensor([40, 70]), ("z",), ()).levels[0]
+
+
+def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> torch.Tensor:
+    conv, linear, norm = block.cpe
+    x = x + norm(linear(conv(position, level)))
+    mlp, drop = block.mlp[0], block.drop_path
+
+    def wide(rows):
+        return mlp.drop(mlp.fc2(mlp.drop(mlp.act(mlp.fc1(rows)))))
+
+    if block.pre_norm:
+        x = x + drop(block.attn(block.norm1(x), level, "z"))
+        return x + drop(wide(block.norm2(x)))
+    x = block.norm1(x + drop(block.attn(x, level, "z")))
+    return block.norm2(x + drop(wide(x)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pre_norm": False},
+        {"enable_rpe": True, "upcast_attention": False},
+        {"drop_path": 0.5},
+        {"proj_drop": 0.3, "drop_path": 0.2},
+        {"attn_drop": 0.3},
+        {"recompute": "mlp", "drop_path": 0.5},
+        {"recompute": "block", "drop_path": 0.5},
+        {"recompute": "block", "proj_drop": 0.3},
+    ],
+)
+def test_values_and_gradients_equal_the_formula(options, level):
+    block = _block(**options).train()
+    generator = torch.Generator().manual_seed(2)
+    x, position, direction = torch.randn(3, len(level), 8, generator=generator, dtype=torch.float64)
+    results = []
+    for run in (lambda *t: block(t[0], level, ["z"], t[1]), lambda *t: _formula(block, t[0], level, t[1])):
+        block.zero_grad()
+        inputs = x.clone().requires_grad_(), position.clone().requires_grad_()
+        torch.manual_seed(5)
+        out = run(*inputs)
+        (out * direction).sum().backward()
+        results.append([out.detach(), *(t.grad for t in inputs), *(p.grad for p in block.parameters())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)

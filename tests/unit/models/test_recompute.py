@@ -1,0 +1,62 @@
+"""Recomputation in the backward pass of PTv3: the same gradients, less kept in memory."""
+
+import pytest
+import torch
+
+from pointcept.models import build_model
+from pointcept.utils.errors import ConfigError
+
+
+def _gradients(config: dict, batch: dict, backwards: int = 1) -> tuple[list[torch.Tensor], int]:
+    """Gradients of all weights in training, with drop path and shuffled orders, and the bytes kept for them."""
+    torch.manual_seed(0)
+    model = build_model(config).train()
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = model(batch)["loss"]
+    for _ in range(backwards):
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+    return [p.grad for p in model.parameters()], sum(kept.values())
+
+
+def _with(config: dict, recompute: str | None) -> dict:
+    return {**config, "backbone": {**config["backbone"], "recompute": recompute, "drop_path": 0.4}}
+
+
+@pytest.mark.parametrize("backwards", [1, 2])
+@pytest.mark.parametrize("recompute", ["mlp", "block"])
+def test_gradients_are_equal_and_less_is_kept(recompute, backwards, small_segmentor, batch):
+    plain, kept = _gradients(_with(small_segmentor, None), batch)
+    found, less = _gradients(_with(small_segmentor, recompute), batch, backwards)
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+    assert less < 0.9 * kept
+
+
+def test_another_name_is_an_error(small_segmentor):
+    with pytest.raises(ConfigError, match="did you mean 'block'"):
+        build_model(_with(small_segmentor, "blocks"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("recompute", ["mlp", "block"])
+def test_gradients_are_equal_on_the_gpu_under_autocast(recompute, small_segmentor, batch):
+    batch = {key: value.cuda() for key, value in batch.items()}
+    results = []
+    for choice in (None, recompute):
+        torch.manual_seed(0)
+        model = build_model(_with(small_segmentor, choice)).cuda().train()
+        torch.manual_seed(1)
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(batch)["loss"]
+        (1024 * loss).backward()
+        results.append([p.grad for p in model.parameters()])
+    for plain, found in zip(*results, strict=True):
+        assert (plain - found).norm() <= 2e-2 * plain.norm() + 1e-6
