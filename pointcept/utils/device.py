@@ -9,14 +9,16 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from pointcept.utils.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
 
 VARIABLE = "POINTCEPT_DEVICE"
 AMP_DTYPES = {
@@ -135,10 +137,52 @@ def peak_memory() -> int:
     return torch.cuda.max_memory_allocated() if device_count() > 0 else 0
 
 
+def peak_reserved_memory() -> int:
+    """The most GPU memory that torch held, used or not, since :func:`reset_peak_memory`, in bytes; 0 on the CPU."""
+    return torch.cuda.max_memory_reserved() if device_count() > 0 else 0
+
+
 def reset_peak_memory() -> None:
-    """Start a new measurement of :func:`peak_memory`."""
+    """Start a new measurement of :func:`peak_memory` and :func:`peak_reserved_memory`."""
     if device_count() > 0:
         torch.cuda.reset_peak_memory_stats()
+
+
+def graph_pool(where: torch.device) -> Any:
+    """A memory pool that the CUDA graphs of one owner share, see :func:`capture`; None on the CPU."""
+    return torch.cuda.graph_pool_handle() if where.type == "cuda" else None
+
+
+def capture(function: Callable[[], T], where: torch.device, pool: Any = None) -> Callable[[], T]:
+    """Record what ``function`` does on a GPU as a CUDA graph; on the CPU it stays as it is.
+
+    Args:
+        function: reads tensors that stay where they are, waits for nothing, and does the same at every call.
+        where: the device.
+        pool: of :func:`graph_pool`; graphs that share one must be replayed one after the other.
+
+    Returns:
+        A function that repeats the work on the present contents of those tensors and gives the same result
+        tensors every time, overwritten.
+    """
+    if where.type != "cuda":
+        return function
+    with torch.cuda.device(where):
+        # the first call compiles kernels and sets up libraries, which a graph cannot hold
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            function()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            result = function()
+
+    def replay() -> T:
+        graph.replay()
+        return result
+
+    return replay
 
 
 def device_facts() -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""What is timed: the modes of the benchmark, each a function from a config to a call on a batch.
+
+A new mode is one function in ``MODES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pointcept.engines.inference import Precision, forward
+from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable
+from pointcept.models.output import Output
+from pointcept.utils import device
+from pointcept.utils.checkpoint import load_weights
+from pointcept.utils.config import Config
+from pointcept.utils.errors import ConfigError
+from pointcept.utils.optimizer import build_optimizer
+
+# name -> precision of the forward pass, and whether float32 products may use TF32
+DTYPES: dict[str, tuple[Precision, bool]] = {
+    "fp32": (Precision(), False),
+    "tf32": (Precision(), True),
+    "fp16": (Precision(True, torch.float16), False),
+    "bf16": (Precision(True, torch.bfloat16), False),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to time.
+
+    Attributes:
+        networks: those that run, for their parameters and FLOPs.
+        call: does the work once on a batch.
+    """
+
+    networks: Sequence[nn.Module]
+    call: Callable[[Mapping[str, Tensor]], Any]
+
+
+def is_distillation(cfg: Config) -> bool:
+    """Whether the config trains another network than the one that it deploys."""
+    return hasattr(MODELS.get(cfg.model.type), "inference_config")
+
+
+def build_workload(mode: str, cfg: Config, precision: Precision) -> Workload:
+    """Build the networks on the device.
+
+    Args:
+        mode: a key of ``MODES``.
+        cfg: ``weight`` is loaded if it is set; otherwise the weights are random.
+        precision: of the forward pass.
+
+    Raises:
+        ConfigError, CheckpointError: the model or the weights are wrong.
+    """
+    return MODES[mode](cfg, precision)
+
+
+def _network(cfg: Config) -> nn.Module:
+    return _loaded(build_inference_model(cfg.model), cfg)
+
+
+def _loaded(model: nn.Module, cfg: Config) -> nn.Module:
+    if cfg.weight:
+        load_weights(deployable(model), cfg.weight)
+    return model.to(device.get_device())
+
+
+def _infer(cfg: Config, precision: Precision) -> Workload:
+    """The deployed network, from coordinates and features to logits."""
+    model = _network(cfg).eval()
+
+    def call(batch: Mapping[str, Tensor]) -> Tensor:
+        return forward(model, {key: batch[key] for key in batch if key != "segment"}, precision)["seg_logits"]
+
+    return Workload([model], call)
+
+
+def _train(cfg: Config, precision: Precision) -> Workload:
+    """Forward and backward of the deployed network with its own criteria."""
+    return _training(_network(cfg), precision)
+
+
+def _distill(cfg: Config, precision: Precision) -> Workload:
+    """Forward and backward of the distiller: teacher, student and all losses."""
+    return _training(_whole_model(cfg), precision)
+
+
+def _losses(cfg: Config, precision: Precision) -> Workload:
+    """The distillation losses alone, forward and backward to the student's features, for the same outputs each time."""
+    model = cast(Distiller, _whole_model(cfg)).train()
+    fixed: list[tuple[Output, Output]] = []
+
+    def call(batch: Mapping[str, Tensor]) -> Tensor:
+        with precision.context():
+            if not fixed:
+                student, teacher = model.outputs(batch)
+                fixed.append((model.student_leaves(student), teacher))
+            student, teacher = fixed[0]
+            loss = model.distillation_loss(model.student_leaves(student), replace(teacher, shared={}), batch)
+        loss.backward()
+        return loss.detach()
+
+    return Workload([], call)
+
+
+def _step(cfg: Config, precision: Precision) -> Workload:
+    """What a training does with one batch: forward and backward of the config's model, and the optimizer's step."""
+    if cfg.optimizer is None:
+        raise ConfigError("mode step needs the config key 'optimizer'")
+    model = _whole_model(cfg)
+    return _training(model, precision, build_optimizer(cfg.optimizer, model, cfg.param_dicts))
+
+
+def _whole_model(cfg: Config) -> nn.Module:
+    """The model that the config trains; of a distillation with a random teacher unless its weights are set."""
+    return _loaded(build_model(cfg.model), cfg)
+
+
+def _training(model: nn.Module, precision: Precision, optimizer: torch.optim.Optimizer | None = None) -> Workload:
+    model.train()
+    scaler = device.make_grad_scaler(precision.enabled, precision.dtype)
+
+    def call(batch: Mapping[str, Tensor]) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        with precision.context():
+            loss: Tensor = model(batch)["loss"]
+        scaler.scale(loss).backward()
+        if optimizer is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        return loss.detach()
+
+    teacher = getattr(model, "teacher", None)
+    return Workload([deployable(model), *([teacher] if isinstance(teacher, nn.Module) else [])], call)
+
+
+MODES: dict[str, Callable[[Config, Precision], Workload]] = {
+    "infer": _infer,
+    "train": _train,
+    "distill": _distill,
+    "losses": _losses,
+    "step": _step,
+}
+FOR_DISTILLATIONS = ("distill", "losses")
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Let products of float32 matrices use TF32 inside ``with``, or not."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
