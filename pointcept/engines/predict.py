@@ -4,7 +4,7 @@
         --scan scan.pcd.bin --out scan.npy
 
 The file is read as the data set of the config reads its own, cut into fragments by its ``data.test``, and every point
-gets the class that most votes are for.
+gets the class that most votes are for. With ``--engine`` each file takes one pass through the inference engine.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from pointcept.datasets.files import ScanFiles
 from pointcept.datasets.submission import write_array, write_npy
 from pointcept.engines.data import per_process, scan_loader
 from pointcept.engines.defaults import load_config
+from pointcept.engines.deploy.engine import InferenceEngine
+from pointcept.engines.deploy.files import predict_with_engine
+from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.engines.inference import Precision, predict_scan
 from pointcept.models import build_inference_model
+from pointcept.ops import backend
 from pointcept.utils import device
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.config import Config, parse_options
@@ -51,6 +55,14 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--suffix", default=NPY, help="for a folder: format of the files, .npy, .label or .bin")
     parser.add_argument("--quick", action="store_true", help="one view of each scan instead of all of data.test")
+    parser.add_argument(
+        "--engine",
+        nargs="?",
+        const="",
+        metavar="DTYPE",
+        help="one pass through the inference engine with the transforms of data.val, in float16, bfloat16 or float32 "
+        "(by default float16 on a GPU, float32 on a CPU)",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     parser.add_argument(
         "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override; weight=PATH is needed"
@@ -67,6 +79,7 @@ def predict_main(args: argparse.Namespace) -> None:
         DataError: a scan is missing or malformed, or a prediction cannot be written.
     """
     cfg = load_config(args.config, parse_options(args.options))
+    backend.configure(cfg.backend)
     setup_logging()
     reader = cast("type[BaseDataset]", DATASETS.get(cfg.data.test.type))
     files = reader.find_scans(args.scan)
@@ -77,7 +90,11 @@ def predict_main(args: argparse.Namespace) -> None:
     model = build_inference_model(cfg.model)
     load_weights(model, cfg.weight)
     scans = scan_files(cfg, reader, files, args.quick)
-    predictions = predict_files(model.to(device.get_device()).eval(), scans, cfg)
+    if args.engine is None:
+        predictions = predict_files(model.to(device.get_device()).eval(), scans, cfg)
+    else:
+        engine = InferenceEngine(model, args.engine or None, Preprocessing.of_config(cfg))
+        predictions = predict_with_engine(engine, scans)
     start = time.perf_counter()
     for number, (target, classes) in enumerate(zip(targets, predictions, strict=True), start=1):
         write_prediction(target, classes, reader)

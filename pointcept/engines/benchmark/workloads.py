@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.inference import Precision, forward
 from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable
 from pointcept.models.output import Output
@@ -83,6 +84,18 @@ def _infer(cfg: Config, precision: Precision) -> Workload:
     return Workload([model], call)
 
 
+def _engine(cfg: Config, precision: Precision) -> Workload:
+    """The deployed network in the inference engine, which has its own copies of the weights."""
+    model = _network(cfg).eval()
+    engine = InferenceEngine(model, precision.dtype if precision.enabled else torch.float32)
+
+    def call(batch: Mapping[str, Tensor]) -> Tensor:
+        model.cpu()
+        return engine.logits(batch["grid_coord"], batch["feat"], batch["offset"])
+
+    return Workload([model], call)
+
+
 def _train(cfg: Config, precision: Precision) -> Workload:
     """Forward and backward of the deployed network with its own criteria."""
     return _training(_network(cfg), precision)
@@ -144,6 +157,7 @@ def _training(model: nn.Module, precision: Precision, optimizer: torch.optim.Opt
 
 MODES: dict[str, Callable[[Config, Precision], Workload]] = {
     "infer": _infer,
+    "engine": _engine,
     "train": _train,
     "distill": _distill,
     "losses": _losses,

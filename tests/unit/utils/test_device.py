@@ -82,3 +82,13 @@ def test_random_state_survives_a_file() -> None:
     buffer.seek(0)
     device.set_random_state(torch.load(buffer, weights_only=True))
     assert [numbers() for _ in range(3)] == expected
+
+
+def test_a_captured_function_repeats_its_work_on_new_contents() -> None:
+    where = device.get_device()
+    x = torch.ones(5, device=where)
+    replay = device.capture(lambda: (x * 2).sum(), where, device.graph_pool(where))
+    x.fill_(3)
+    assert replay().item() == 30
+    x.fill_(4)
+    assert replay().item() == 40

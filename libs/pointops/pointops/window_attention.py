@@ -1,0 +1,136 @@
+"""Attention of points to a window of consecutive points along a space-filling curve; scores never leave the chip.
+
+A patch of ``patch_size`` points attends to its window, which for the last patch of a scan is the scan's last
+``patch_size`` points. Softmax is computed block by block with a running maximum (Milakov and Gimelshein,
+arXiv 1805.02867; Dao et al., arXiv 2205.14135). The ends of the scans are read on the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from pointops.padded import block_size, precision
+
+
+@triton.jit
+def _locate(patch, ends_ptr, SCANS: tl.constexpr, PATCH: tl.constexpr):
+    """The scan that a patch lies in: where it begins, its points, and how many patches come before it."""
+    begin = tl.zeros((), dtype=tl.int32)
+    points = tl.zeros((), dtype=tl.int32)
+    before = tl.zeros((), dtype=tl.int32)
+    previous = tl.zeros((), dtype=tl.int32)
+    passed = tl.zeros((), dtype=tl.int32)
+    for b in range(SCANS):
+        end = tl.load(ends_ptr + b)
+        patches = (end - previous + PATCH - 1) // PATCH
+        here = (patch >= passed) & (patch < passed + patches)
+        begin = tl.where(here, previous, begin)
+        points = tl.where(here, end - previous, points)
+        before = tl.where(here, passed, before)
+        passed += patches
+        previous = end
+    return begin, points, before
+
+
+@triton.jit
+def _attention_kernel(
+    qkv_ptr,
+    ends_ptr,
+    out_ptr,
+    scale,
+    SCANS: tl.constexpr,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    PATCH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    blocks: tl.constexpr = (PATCH + QUERIES - 1) // QUERIES
+    patch = tl.program_id(0) // blocks
+    offset = tl.program_id(0) % blocks * QUERIES
+    head = tl.program_id(1)
+    begin, points, before = _locate(patch, ends_ptr, SCANS, PATCH)
+    start = (patch - before) * PATCH
+    if start + offset >= points:
+        return
+    query = start + offset + tl.arange(0, QUERIES)
+    asked = (query < points) & (query < start + PATCH)
+    channel = tl.arange(0, BLOCK_DIM)
+    known = channel < DIM
+    width: tl.constexpr = HEADS * DIM
+    window = begin + tl.minimum(start, tl.maximum(points - PATCH, 0))
+    length = tl.minimum(points, PATCH)
+    base = qkv_ptr + head * DIM
+    q = tl.load(
+        base + (begin + query).to(tl.int64)[:, None] * (3 * width) + channel[None, :],
+        mask=asked[:, None] & known[None, :],
+        other=0.0,
+    )
+    best = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((QUERIES,), dtype=tl.float32)
+    out = tl.zeros((QUERIES, BLOCK_DIM), dtype=tl.float32)
+    for first in range(0, length, KEYS):
+        key = first + tl.arange(0, KEYS)
+        there = key < length
+        row = (window + key).to(tl.int64) * (3 * width)
+        k = tl.load(base + width + row[None, :] + channel[:, None], mask=there[None, :] & known[:, None], other=0.0)
+        v = tl.load(base + 2 * width + row[:, None] + channel[None, :], mask=there[:, None] & known[None, :], other=0.0)
+        score = tl.dot(q, k, input_precision=PRECISION) * scale
+        score = tl.where(there[None, :], score, float("-inf"))
+        largest = tl.maximum(best, tl.max(score, axis=1))
+        share = tl.exp2(score - largest[:, None])
+        decay = tl.exp2(best - largest)
+        total = total * decay + tl.sum(share, axis=1)
+        out = tl.dot(share.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
+        best = largest
+    out = out / total[:, None]
+    tl.store(
+        out_ptr + (begin + query).to(tl.int64)[:, None] * width + head * DIM + channel[None, :],
+        out.to(out_ptr.dtype.element_ty),
+        mask=asked[:, None] & known[None, :],
+    )
+
+
+def window_attention(qkv: torch.Tensor, ends: torch.Tensor, heads: int, scale: float, patch_size: int) -> torch.Tensor:
+    """Attention in patches of consecutive points.
+
+    Args:
+        qkv: (N, 3·C) query, key and value in serialized order, each split into ``heads``, on a CUDA device.
+        ends: (B,) int32 cumulative ends of the scans.
+        heads: H.
+        scale: factor of the scores.
+        patch_size: K.
+
+    Returns:
+        (N, C) in serialized order.
+    """
+    n, channels = len(qkv), qkv.shape[1] // 3
+    dim = channels // heads
+    # enough programs for a large GPU, each with as many queries as possible
+    queries = 64 if qkv.dtype == torch.float32 or n * heads < 128 * 264 else 128
+    queries = min(queries, block_size(patch_size, queries))
+    blocks = (n // patch_size + len(ends)) * triton.cdiv(patch_size, queries)
+    out = torch.empty(n, channels, dtype=qkv.dtype, device=qkv.device)
+    with torch.cuda.device(qkv.device):
+        _attention_kernel[(blocks, heads)](
+            qkv,
+            ends,
+            out,
+            scale * math.log2(math.e),
+            len(ends),
+            heads,
+            dim,
+            block_size(dim, 256),
+            patch_size,
+            queries,
+            min(64, queries),
+            precision(qkv),
+            num_warps=4,
+        )
+    return out

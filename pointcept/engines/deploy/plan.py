@@ -1,0 +1,180 @@
+"""The octree of a batch in arrays of fixed capacity: what a CUDA graph needs to serve scans of other sizes.
+
+:func:`survey` sorts the voxels and counts those of every level. The counts go to the host, once, to choose
+capacities; :func:`build_levels` then lays out the levels, without another transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pointcept.ops import padded
+from pointcept.ops.api import MAX_DEPTH
+from pointcept.utils.errors import DataError
+
+SMALLEST_CAPACITY = 64
+_HEAD_ROOM = 1.125
+
+
+@dataclass
+class Survey:
+    """The sorted voxels of a batch.
+
+    Attributes:
+        keys: (capacity,) int64 sorted keys along the Morton order.
+        source: (O, capacity) int64 input row at each position along each order.
+        position: (capacity,) int64 position of each input row along the Morton order.
+        ranks: (L, O, capacity) int32, see :func:`pointcept.ops.reference.octree.octree_level`.
+        ends: (L, B) int32 cumulative ends of the scans at each level.
+        report: int64 numbers for the host: ends of all levels, ends of the input, lowest, largest coordinate.
+        feat: (capacity, C) input features in Morton order.
+    """
+
+    keys: Tensor
+    source: Tensor
+    position: Tensor
+    ranks: Tensor
+    ends: Tensor
+    report: Tensor
+    feat: Tensor
+
+
+@dataclass
+class PaddedLevel:
+    """One resolution.
+
+    Attributes:
+        ends: (B,) int32 cumulative ends of the scans.
+        octree: rows, orders and links.
+        shift: octree levels between the finest one and this one.
+    """
+
+    ends: Tensor
+    octree: padded.OctreeLevel
+    shift: int
+
+    @property
+    def count(self) -> Tensor:
+        """(1,) int32 real rows."""
+        return self.ends[-1:]
+
+    def neighbours(self, kernel_size: int, coarse: PaddedLevel | None = None, cells: Tensor | None = None) -> Tensor:
+        """(kernel_size³, capacity) int32 map of a submanifold convolution.
+
+        ``coarse`` is the next coarser level and ``cells`` its map of kernel size 3, where they are known.
+        """
+        known = None
+        if coarse is not None and cells is not None and coarse.shift > self.shift:
+            octree = coarse.octree
+            known = octree.parent, octree.begin, cells, coarse.count, coarse.shift - self.shift
+        return padded.octree_neighbours(self.octree.keys, self.count, kernel_size, self.shift, known)
+
+
+def neighbour_maps(levels: Sequence[PaddedLevel]) -> list[Tensor]:
+    """The maps of kernel size 3 of all levels; each coarser one helps to find the next."""
+    maps: list[Tensor] = []
+    coarse: PaddedLevel | None = None
+    for level in reversed(levels):
+        maps.insert(0, level.neighbours(3, coarse, maps[0] if maps else None))
+        coarse = level
+    return maps
+
+
+def survey(grid_coord: Tensor, feat: Tensor, ends: Tensor, orders: tuple[str, ...], shifts: Sequence[int]) -> Survey:
+    """Sort the voxels of a batch along all orders and count those of every level.
+
+    Args:
+        grid_coord: (capacity, 3) int64.
+        feat: (capacity, C).
+        ends: (B,) int32 cumulative ends of the scans; rows from the last one on are padding.
+        orders: serialization orders, "z" first.
+        shifts: octree levels from the finest one to each level, 0 first.
+    """
+    capacity, device = len(grid_coord), grid_coord.device
+    row = torch.arange(capacity, device=device)
+    real = grid_coord * (row < ends[-1])[:, None]
+    lowest, largest = real.amin().view(1), real.amax().view(1)
+    keys = padded.octree_keys(grid_coord, ends, largest, orders)
+    keys, index = (t.view(len(orders), capacity) for t in keys.view(-1).sort())
+    # Keys of one order stand together and have as many rows as the others, so each keeps its place.
+    source = index % capacity
+    position = torch.empty_like(row).scatter_(0, source[0], row)
+    changes = torch.stack([(keys[:, 1:] >> 3 * shift) != (keys[:, :-1] >> 3 * shift) for shift in shifts])
+    ranks = F.pad(changes, (1, 0)).view(-1).cumsum(0, dtype=torch.int32).view(len(shifts), len(orders), capacity)
+    final = (ends.long() - 1).clamp(0, capacity - 1)
+    level_ends = ranks[:, 0].index_select(1, final) - ranks[:, 0, :1] + 1
+    report = torch.cat([level_ends.flatten().long(), ends.long(), lowest, largest])
+    # rows of 16 bytes: one alignment, so one compiled kernel, for all levels
+    level_ends = F.pad(level_ends, (0, -len(ends) % 4))[:, : len(ends)]
+    return Survey(keys[0], source, position, ranks, level_ends, report, feat.index_select(0, source[0]))
+
+
+def read_report(report: Tensor, levels: int, voxels: int) -> list[int]:
+    """Bring the sizes of all levels to the host and check the batch.
+
+    Args:
+        report: of a :class:`Survey`.
+        levels: L.
+        voxels: rows that the caller gave.
+
+    Returns:
+        Voxels of every level.
+
+    Raises:
+        DataError: an empty scan, offsets that do not fit, coordinates out of range, or voxels that occur twice.
+    """
+    *numbers, lowest, largest = report.tolist()
+    scans = len(numbers) // (levels + 1)
+    rows = [numbers[i : i + scans] for i in range(0, len(numbers), scans)]
+    ends = rows.pop()
+    counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    if ends[-1] != voxels or min(counts) < 1:
+        raise DataError(
+            f"offset must be the cumulative ends of non-empty scans and end at {voxels} voxels, got {ends[:8]}"
+            f"{' ...' if scans > 8 else ''}"
+        )
+    if lowest < 0 or (largest + 1).bit_length() > MAX_DEPTH:
+        raise DataError(
+            f"grid_coord goes from {lowest} to {largest}, allowed is 0 to {2**MAX_DEPTH - 2}: subtract the minimum of "
+            "each scan, and use a larger grid_size or leave out far outliers"
+        )
+    if rows[0] != ends:
+        raise DataError(
+            f"{voxels - rows[0][-1]} of {voxels} voxels occur more than once in their scan; the inference engine "
+            "takes one row for each voxel (GridSample)"
+        )
+    return [row[-1] for row in rows]
+
+
+def build_levels(batch: Survey, shifts: Sequence[int], capacities: Sequence[int]) -> list[PaddedLevel]:
+    """Lay out the levels of a batch in arrays with room for ``capacities`` rows."""
+    count = batch.ends[0, -1:]
+    finer = [capacities[0], *capacities[:-1]]
+    return [
+        PaddedLevel(
+            batch.ends[i],
+            padded.octree_level(batch.keys, batch.source, batch.position, batch.ranks, count, i, shift, (above, own)),
+            shift,
+        )
+        for i, (shift, above, own) in enumerate(zip(shifts, finer, capacities, strict=True))
+    ]
+
+
+def round_up(rows: int) -> int:
+    """The next capacity: some head room, then the next quarter of a power of two, at least 64."""
+    wanted = max(SMALLEST_CAPACITY, int(rows * _HEAD_ROOM))
+    step = max(SMALLEST_CAPACITY // 4, 1 << max(0, (wanted - 1).bit_length() - 3))
+    return -(-wanted // step) * step
+
+
+def choose_capacities(counts: Sequence[int]) -> tuple[int, ...]:
+    """Capacities for a batch with ``counts`` voxels at each level, never growing from level to level."""
+    capacities: list[int] = []
+    for count in counts:
+        capacities.append(min([round_up(count), *capacities[-1:]]))
+    return tuple(capacities)

@@ -1,0 +1,132 @@
+"""From points to voxels on the device, as the validation transforms of a config do it on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pointcept.datasets.transform.sampling import MAX_VOXELS
+from pointcept.utils.errors import ConfigError, DataError
+
+_IGNORED = ("Copy", "ToTensor")  # they change no number that the network reads
+_SUPPORTED = "PointClip, Copy, GridSample(mode='train'), ToTensor and Collect"
+_COLUMNS = {"coord": (0, 1, 2), "strength": (3,)}
+
+
+@dataclass
+class Voxels:
+    """One row for each voxel of a scan, in ascending order of (x, y, z).
+
+    Attributes:
+        grid_coord: (M, 3) int64 >= 0.
+        feat: (M, C) float32 features of the voxel's first point in the order of the scan.
+        inverse: (N,) int64 voxel of every point.
+    """
+
+    grid_coord: Tensor
+    feat: Tensor
+    inverse: Tensor
+
+
+class Preprocessing:
+    """Groups the points of a scan by voxel, on the device of the points.
+
+    Where training draws a random point of each voxel, this takes the first one, so that a scan always gets the
+    same labels.
+
+    Args:
+        grid_size: edge of a voxel [m], one number or one per axis.
+        feat_keys: out of "coord" and "strength", the channels of ``feat``.
+        clip: (6,) box that coordinates are clamped to first [m], or None.
+    """
+
+    def __init__(
+        self,
+        grid_size: float | Sequence[float],
+        feat_keys: Sequence[str] = ("coord", "strength"),
+        clip: Sequence[float] | None = None,
+    ) -> None:
+        self.grid_size = (
+            tuple(float(s) for s in grid_size) if isinstance(grid_size, Sequence) else (float(grid_size),) * 3
+        )
+        self.columns = [column for key in feat_keys for column in _COLUMNS[key]]
+        self.clip = None if clip is None else tuple(float(c) for c in clip)
+
+    @classmethod
+    def of_config(cls, cfg: Any) -> Preprocessing:
+        """What ``data.val.transform`` of a config does.
+
+        Raises:
+            ConfigError: it has no GridSample or Collect, or a step that the engine does not know.
+        """
+        grid: Mapping[str, Any] | None = None
+        collect: Mapping[str, Any] | None = None
+        clip = None
+        for step in cfg.data.val.to_dict().get("transform") or ():
+            name = step["type"]
+            if name == "PointClip" and grid is None:
+                clip = step.get("point_cloud_range", (-80, -80, -3, 80, 80, 1))
+            elif name == "GridSample" and grid is None and step.get("mode", "train") == "train":
+                grid = step
+            elif name == "Collect":
+                collect = step
+            elif name not in _IGNORED:
+                raise ConfigError(
+                    f"inference engine: data.val.transform has {name}; from points it supports {_SUPPORTED}, in this "
+                    "order. Call logits() with voxels of your own instead"
+                )
+        if grid is None or collect is None:
+            raise ConfigError("inference engine: data.val.transform needs GridSample(mode='train') and Collect")
+        keys = collect.get("feat_keys", ())
+        keys = (keys,) if isinstance(keys, str) else tuple(keys)
+        if not keys or not set(keys) <= set(_COLUMNS):
+            raise ConfigError(f"inference engine: feat_keys={keys}; allowed are {' and '.join(_COLUMNS)}")
+        return cls(grid.get("grid_size", 0.05), keys, clip)
+
+    def __call__(self, points: Tensor) -> Voxels:
+        """points (N, 4) x, y, z [m], strength -> the voxels.
+
+        Raises:
+            DataError: another shape, no point, values that are not finite, or points too far apart.
+        """
+        if points.dim() != 2 or points.shape[1] != 4 or len(points) == 0 or points.is_complex():
+            raise DataError(f"points must be (N, 4): x, y, z [m], strength, N > 0; got {tuple(points.shape)}")
+        points = points.float()
+        coord = points[:, :3]
+        if self.clip is not None:
+            box = torch.tensor(self.clip, device=points.device)
+            coord = torch.minimum(torch.maximum(coord, box[:3]), box[3:])
+        # float64, as on the host: at 80 m a float32 quotient is only good to 1e-4 voxels
+        voxel = (coord.double() / torch.tensor(self.grid_size, dtype=torch.float64, device=points.device)).floor()
+        low, high = voxel.amin(0), voxel.amax(0)
+        shape = high - low + 1
+        grid = (voxel - low).long()
+        edge = shape.long()
+        key, order = ((grid[:, 0] * edge[1] + grid[:, 1]) * edge[2] + grid[:, 2]).sort(stable=True)
+        first = torch.ones_like(key, dtype=torch.bool)
+        first[1:] = key[1:] != key[:-1]
+        rank = first.long().cumsum(0) - 1
+        # members of a voxel other than the first are written behind the last row
+        target = torch.where(first, rank, len(key))
+        chosen = order.new_zeros(len(key) + 1).scatter_(0, target, order)
+        finite = points.isfinite().all().double().view(1)
+        whole, total, *extent = torch.cat([finite, rank[-1:] + 1.0, shape]).tolist()
+        self._check(points, bool(whole), extent)
+        inverse = torch.empty_like(order).scatter_(0, order, rank)
+        rows = chosen[: int(total)]
+        values = torch.cat([coord, points[:, 3:]], 1)[:, self.columns]
+        return Voxels(grid.index_select(0, rows), values.index_select(0, rows), inverse)
+
+    def _check(self, points: Tensor, finite: bool, extent: list[float]) -> None:
+        if not finite:
+            bad = int((~points.isfinite().all(1)).sum())
+            raise DataError(f"{bad} of {len(points)} points have values that are not finite: leave them out")
+        if max(extent) > MAX_VOXELS:
+            raise DataError(
+                f"the points span {' x '.join(f'{e:.0f}' for e in extent)} voxels of {self.grid_size} m, at most "
+                f"{MAX_VOXELS} along an axis are allowed: leave out far outliers or use a larger grid_size"
+            )

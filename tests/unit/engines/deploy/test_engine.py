@@ -1,0 +1,239 @@
+"""The engine gives what the plain model gives, whatever the sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pointcept.engines.deploy import InferenceEngine
+from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.utils.errors import ConfigError, DataError
+
+from .conftest import plain_logits, voxelize
+
+SMALL = "semantic_kitti/small_student.py"
+CPU = torch.device("cpu")
+
+
+def crop(points: np.ndarray, radius: float) -> np.ndarray:
+    return points[np.linalg.norm(points[:, :2], axis=1) < radius]
+
+
+def same(engine, model, batch, device, tolerance=2e-5):
+    expected = plain_logits(model, batch, device)
+    found = engine.logits(**batch)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+def test_growing_and_shrinking_scans(make_model, sweep, device):
+    model = make_model(SMALL)
+    engine = InferenceEngine(model, "float32", where=device)
+    for radius in (6, 20, 5, 60, 2.5, 18):
+        same(engine, model, voxelize(crop(sweep, radius), 0.2)[0], device)
+    assert len(engine._entries) <= 4, "close sizes share their buffers"
+    assert len(engine._graphs) >= len(engine._entries)
+
+
+def test_one_point_and_scans_smaller_than_a_patch(make_model, sweep, device):
+    model = make_model(SMALL)
+    engine = InferenceEngine(model, "float32", where=device)
+    for count in (1, 2, 255, 256, 257, 511):
+        same(engine, model, voxelize(sweep[::7][:count], 0.4)[0], device)
+
+
+def test_several_scans_in_a_batch(make_model, sweep, device):
+    model = make_model(SMALL, patch_size=100)
+    engine = InferenceEngine(model, "float32", where=device)
+    for radii in ((6, 9), (3, 12), (4, 2.5, 7)):
+        parts = [voxelize(crop(sweep, radius), 0.2)[0] for radius in radii]
+        batch = {key: torch.cat([part[key] for part in parts]) for key in ("grid_coord", "feat")}
+        batch["offset"] = torch.cat([part["offset"] for part in parts]).cumsum(0)
+        same(engine, model, batch, device)
+
+
+@pytest.mark.parametrize("order", [["hilbert", "z-trans"], "hilbert-trans"])
+def test_orders_that_do_not_begin_with_z_and_other_strides(make_model, sweep, device, order):
+    model = make_model(SMALL, order=order, stride=(4, 2), shuffle_orders=False)
+    engine = InferenceEngine(model, "float32", where=device)
+    for size in (0.2, 0.1, 0.4):  # another serialization depth each
+        same(engine, model, voxelize(crop(sweep, 8), size)[0], device)
+
+
+def test_rows_in_any_order(make_model, sweep, device):
+    model = make_model(SMALL)
+    batch, _ = voxelize(crop(sweep, 8), 0.2)
+    rows = torch.randperm(len(batch["feat"]), generator=torch.Generator().manual_seed(0))
+    engine = InferenceEngine(model, "float32", where=device)
+    ordered = engine.logits(**batch)
+    shuffled = engine.logits(batch["grid_coord"][rows], batch["feat"][rows], batch["offset"])
+    torch.testing.assert_close(shuffled, ordered[rows.to(device)], rtol=0, atol=1e-5)
+
+
+def test_channels_beyond_the_fused_ones(make_model, sweep, device):
+    model = make_model("semantic_kitti/student.py", patch_size=128)
+    engine = InferenceEngine(model, "float32", where=device)
+    same(engine, model, voxelize(crop(sweep, 5), 0.1)[0], device)
+
+
+def test_the_real_sweep_through_the_published_student(make_model, sweep, device):
+    model = make_model("nuscenes/student.py")
+    points = sweep if device.type == "cuda" else crop(sweep, 10)
+    batch, inverse = voxelize(points)
+    engine = InferenceEngine(model, "float32", Preprocessing(0.05), where=device)
+    same(engine, model, batch, device)
+    labels = engine.predict(points)
+    assert labels.dtype == torch.int64
+    expected = plain_logits(model, batch, device).argmax(1).cpu()[torch.from_numpy(inverse)]
+    assert torch.equal(labels.cpu(), expected)
+
+
+def test_real_kitti_scans(make_model, kitti_root, device):
+    files = sorted(kitti_root.rglob("*.bin"))[:: 4 if device.type == "cuda" else 9]
+    model = make_model("semantic_kitti/small_student.py")
+    engine = InferenceEngine(model, "float32", where=device)
+    for file in files:
+        same(engine, model, voxelize(np.fromfile(file, np.float32).reshape(-1, 4), 0.4)[0], device)
+    assert len(engine._graphs) <= 3, "scans of one sensor share their graphs"
+
+
+def test_results_are_not_overwritten_by_the_next_batch(make_model, sweep, device):
+    engine = InferenceEngine(make_model(SMALL), "float32", where=device)
+    batch, _ = voxelize(crop(sweep, 8), 0.2)
+    first = engine.logits(**batch)
+    copy = first.clone()
+    engine.logits(batch["grid_coord"], batch["feat"] + 1, batch["offset"])
+    assert torch.equal(first, copy)
+
+
+def test_graphs_are_bounded(make_model, sweep, device, monkeypatch):
+    monkeypatch.setattr("pointcept.engines.deploy.engine.MAX_GRAPHS", 2)
+    model = make_model(SMALL)
+    engine = InferenceEngine(model, "float32", where=device)
+    for radius in (2.5, 8, 40, 3):
+        same(engine, model, voxelize(crop(sweep, radius), 0.2)[0], device)
+        assert len(engine._graphs) <= 2
+        assert len(engine._entries) <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.update(feat=b["feat"][:, :3]), r"feat must be \(\d+, 4\)"),
+        (lambda b: b.update(feat=b["feat"][:-1]), "feat must be"),
+        (lambda b: b.update(grid_coord=b["grid_coord"].float()), "grid_coord must be integer"),
+        (lambda b: b.update(grid_coord=b["grid_coord"] - 1), "grid_coord goes from -1"),
+        (lambda b: b["grid_coord"].__setitem__((0, 0), 65535), "to 65535, allowed is 0 to 65534"),
+        (lambda b: b["grid_coord"].__setitem__(0, b["grid_coord"][1]), "1 of .* voxels occur more than once"),
+        (lambda b: b.update(offset=b["offset"] - 1), "offset must be the cumulative ends"),
+        (lambda b: b.update(offset=torch.cat([b["offset"], b["offset"]])), "non-empty scans"),
+        (lambda b: b.update(offset=b["offset"][0]), r"offset must be \(B,\)"),
+        (lambda b: b.update(grid_coord=b["grid_coord"][:0], feat=b["feat"][:0]), "N > 0"),
+    ],
+)
+def test_bad_batches(make_model, sweep, change, message):
+    engine = InferenceEngine(make_model(SMALL), where=CPU)
+    batch, _ = voxelize(crop(sweep, 4), 0.2)
+    change(batch)
+    with pytest.raises(DataError, match=message):
+        engine.logits(**batch)
+
+
+def test_what_is_not_supported(make_model, sweep):
+    with pytest.raises(ConfigError, match="unknown dtype 'half'"):
+        InferenceEngine(make_model(SMALL), "half")
+    with pytest.raises(ConfigError, match=r"dtype torch\.float64"):
+        InferenceEngine(make_model(SMALL), torch.float64)
+    with pytest.raises(ConfigError, match="pre_norm=True"):
+        InferenceEngine(make_model(SMALL, pre_norm=False))
+    with pytest.raises(ConfigError, match="supports DefaultSegmentorV2 with the backbone PT-v3m1, got Linear"):
+        InferenceEngine(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="from_config"):
+        InferenceEngine(make_model(SMALL), where=CPU).predict(sweep)
+
+
+def test_from_config(make_model, sweep, tmp_path):
+    model = make_model(SMALL)
+    path = tmp_path / "weight.pth"
+    torch.save({"state_dict": model.state_dict()}, path)
+    with pytest.raises(ConfigError, match="needs weights"):
+        InferenceEngine.from_config("configs/" + SMALL)
+    engine = InferenceEngine.from_config("configs/" + SMALL, weight=path, dtype="float32")
+    assert engine.num_classes == 19
+    near = crop(sweep, 20)
+    batch, inverse = voxelize(near, 0.4)
+    expected = plain_logits(model.to(engine.device), batch, engine.device).argmax(1).cpu()
+    assert torch.equal(engine.predict(near).cpu(), expected[torch.from_numpy(inverse)])
+
+
+# --- half precision, speed and memory on a GPU ---
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("config", ["nuscenes/student.py", "nuscenes/teacher.py"])
+@pytest.mark.parametrize(("dtype", "agreement", "decided"), [("float16", 0.997, 0.9999), ("bfloat16", 0.98, 0.999)])
+def test_half_precision_agrees_with_the_plain_model(make_model, sweep, config, dtype, agreement, decided):
+    """Random weights have a near tie at every few hundredth voxel, which no two number formats decide alike."""
+    device = torch.device("cuda")
+    batch, _ = voxelize(sweep)
+    model = make_model(config).to(device)
+    expected = plain_logits(model, batch, device)
+    with torch.autocast("cuda", dtype=getattr(torch, dtype)):
+        plain = plain_logits(model, batch, device).float()
+    found = InferenceEngine(model, dtype).logits(**batch)
+    equal = found.argmax(1) == expected.argmax(1)
+    error, plain_error = ((x - expected).square().mean().sqrt() for x in (found, plain))
+    best = expected.topk(2, 1)[0]
+    clear = best[:, 0] - best[:, 1] > 4 * error  # no tie within the rounding of this format
+    message = (
+        f"agreement {equal.float().mean():.5f}, of clear voxels {equal[clear].float().mean():.5f}, "
+        f"error {error:.2e}, of the plain model in {dtype} {plain_error:.2e}"
+    )
+    assert equal.float().mean() >= agreement, message
+    assert equal[clear].float().mean() >= decided, message
+    assert error <= 1.2 * plain_error, message
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("config", ["nuscenes/student.py", "nuscenes/teacher.py"])
+def test_kernels_and_twins_agree_on_the_gpu(make_model, sweep, config):
+    from pointcept.ops import backend
+
+    model = make_model(config).to("cuda")
+    batch, _ = voxelize(crop(sweep, 15))
+    found = InferenceEngine(model, "float16").logits(**batch)
+    with backend.override("torch"):
+        expected = InferenceEngine(model, "float16").logits(**batch)
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("config", "gib"), [("nuscenes/student.py", 0.25), ("nuscenes/teacher.py", 0.4)])
+def test_memory_and_time_of_a_scan(make_model, sweep, config, gib):
+    batch, _ = voxelize(sweep)
+    batch = {key: value.cuda() for key, value in batch.items()}
+    model = make_model(config).cpu()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    engine = InferenceEngine(model, "float16")
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(5):
+        engine.logits(**batch)
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**30
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(20):
+        engine.logits(**batch)
+    end.record()
+    torch.cuda.synchronize()
+    assert peak < gib, f"{peak:.3f} GiB"
+    milliseconds = start.elapsed_time(end) / 20
+    assert milliseconds < (4 if "student" in config else 10), f"{milliseconds:.2f} ms"

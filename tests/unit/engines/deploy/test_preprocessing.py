@@ -1,0 +1,67 @@
+"""Voxels on the device are those of the transforms; bad points are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pointcept.datasets.transform import Compose
+from pointcept.engines.defaults import load_config
+from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.utils.errors import ConfigError, DataError
+from tests.paths import CONFIGS
+
+
+@pytest.mark.parametrize("config", ["nuscenes/student.py", "waymo/student.py", "semantic_kitti/small_student.py"])
+def test_voxels_are_those_of_the_transforms(config, sweep, device):
+    cfg = load_config(CONFIGS / config)
+    sample = {"coord": sweep[:, :3].copy(), "strength": sweep[:, 3:].copy(), "name": "scan"}
+    sample["segment"] = np.zeros(len(sweep), np.int64)
+    expected = Compose(cfg.data.val.to_dict()["transform"])(sample)
+    voxels = Preprocessing.of_config(cfg)(torch.from_numpy(sweep).to(device))
+    assert torch.equal(voxels.grid_coord.cpu(), expected["grid_coord"])
+    assert torch.equal(voxels.inverse.cpu(), expected["inverse"])
+    first = torch.full((len(voxels.feat),), len(sweep)).scatter_reduce_(
+        0, voxels.inverse.cpu(), torch.arange(len(sweep)), "amin"
+    )
+    clipped = sweep[:, :3] if "waymo" not in config else np.clip(sweep[:, :3], [-75.2, -75.2, -4], [75.2, 75.2, 2])
+    assert torch.equal(voxels.feat[:, :3].cpu(), torch.from_numpy(clipped.astype(np.float32))[first])
+    assert torch.equal(voxels.feat[:, 3].cpu(), torch.from_numpy(sweep)[first, 3])
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.zeros(0, 4), "N > 0"),
+        (torch.zeros(5, 3), r"\(5, 3\)"),
+        (torch.zeros(4), r"must be \(N, 4\)"),
+        (torch.tensor([[0.0, 0, 0, 0], [0, float("nan"), 0, 0]]), "1 of 2 points .* not finite"),
+        (torch.tensor([[0.0, 0, 0, float("inf")]]), "1 of 1 points"),
+        (torch.tensor([[0.0, 0, 0, 0], [1e5, 0, 0, 0]]), "at most 65535 along an axis"),
+    ],
+)
+def test_bad_points(points, message):
+    with pytest.raises(DataError, match=message):
+        Preprocessing(0.05)(points)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data.val.transform": []}, "needs GridSample"),
+        ({"data.val.transform": [{"type": "CenterShift"}]}, "data.val.transform has CenterShift"),
+        (
+            {
+                "data.val.transform": [
+                    {"type": "GridSample"},
+                    {"type": "Collect", "keys": ("coord",), "feat_keys": ("coord", "normal")},
+                ]
+            },
+            "allowed are coord and strength",
+        ),
+    ],
+)
+def test_transforms_that_are_not_supported(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocessing.of_config(load_config(CONFIGS / "nuscenes/student.py", options))

@@ -1,0 +1,133 @@
+"""Layers on padded arrays: the twins against the layers of torch, the kernels against the twins."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pointcept.ops import api as ops
+from pointcept.ops import padded
+from pointcept.ops.backend import override
+from pointcept.structures import GridPyramid
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])]
+
+
+def random(*shape, seed=0, device="cpu"):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def number(n, device="cpu"):
+    return torch.tensor([n], dtype=torch.int32, device=device)
+
+
+@pytest.mark.parametrize("patch_size", [16, 48, 1024])
+@pytest.mark.parametrize("counts", [[130], [130, 7, 48], [1]])
+@pytest.mark.parametrize("name", DEVICES)
+def test_windows_are_the_patches_of_the_models(counts, patch_size, name):
+    grid = torch.cat(
+        [torch.randperm(500, generator=torch.Generator().manual_seed(i))[:n] for i, n in enumerate(counts)]
+    )
+    ends = torch.tensor(counts).cumsum(0)
+    level = GridPyramid(torch.stack([grid, grid % 7, grid % 3], 1), ends, ("z",), ()).levels[0]
+    n, heads, dim = len(grid), 2, 16
+    qkv = random(n, 3 * heads * dim)
+    expected = ops.patch_attention(qkv, level.patches("z", patch_size), heads, dim**-0.5)[level.permutations["z"]]
+    room = torch.full((n + 11, qkv.shape[1]), float("nan"))
+    room[:n] = qkv[level.permutations["z"]]
+    found = padded.window_attention(room.to(name), ends.int().to(name), heads, dim**-0.5, patch_size)
+    torch.testing.assert_close(found[:n].cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_linear(name):
+    x, weight, bias = random(50, 24, device=name), random(24, 40, seed=1, device=name), random(40, seed=2, device=name)
+    rows = torch.randint(0, 50, (30,), device=name).int()
+    residual, others = random(9, 40, seed=3, device=name), torch.randint(0, 9, (30,), device=name).int()
+    out = padded.linear(x, weight, bias, number(28, name), torch.float32, rows, 1e-3, "gelu", residual, others)
+    normal = F.layer_norm(x[rows.long()], (24,), eps=1e-3)
+    expected = F.gelu(normal @ weight + bias) + residual[others.long()]
+    torch.testing.assert_close(out[:28], expected[:28], rtol=1e-4, atol=1e-4)
+    plain = padded.linear(x, weight, bias, number(50, name), torch.float32, activation="relu")
+    torch.testing.assert_close(plain, F.relu(x @ weight + bias), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_block_tail_and_add_norm(name):
+    x, attended, rows = random(40, 32, device=name), random(40, 32, seed=1, device=name), torch.randperm(40)
+    layers = [
+        (random(i, o, seed=s, device=name) / i**0.5, random(o, seed=s + 9, device=name))
+        for s, (i, o) in enumerate(((32, 32), (32, 128), (128, 32)))
+    ]
+    out = padded.block_tail(x, attended, rows.int().to(name), *layers, 1e-5, number(33, name))
+    y = x + attended[rows.to(name)] @ layers[0][0] + layers[0][1]
+    hidden = F.gelu(F.layer_norm(y, (32,)) @ layers[1][0] + layers[1][1])
+    torch.testing.assert_close(out[:33], (y + hidden @ layers[2][0] + layers[2][1])[:33], rtol=1e-4, atol=1e-4)
+    gamma, beta = layers[0][1], layers[2][1]
+    normed = padded.add_norm(x, attended, gamma, beta, 1e-5, number(33, name))
+    torch.testing.assert_close(normed[:33], (x + F.layer_norm(attended, (32,), gamma, beta))[:33], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_pool_max_with_negative_scales_and_gather_add(name):
+    x, lengths = random(12, 5, device=name), torch.tensor([3, 1, 8], device=name)
+    x[10:] = float("nan")  # padding
+    parent = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 0, 0], dtype=torch.int32, device=name)
+    begin = torch.tensor([0, 3, 4, 0], dtype=torch.int32, device=name)
+    scale, shift = random(5, seed=1, device=name), random(5, seed=2, device=name)
+    assert (scale < 0).any()
+    out = padded.pool_max(x, parent, begin, scale, shift, number(10, name), number(3, name), torch.float32)
+    largest = torch.stack([x[0:3].amax(0), x[3], x[4:10].amax(0)])
+    torch.testing.assert_close(out[:3], F.gelu(largest * scale + shift))
+    assert len(lengths) == 3
+    added = padded.gather_add(x, out, parent, number(10, name), torch.float32)
+    torch.testing.assert_close(added[:10], x[:10] + out[parent[:10].long()])
+
+
+@pytest.mark.parametrize("channels", [(4, 16), (24, 40)])
+@pytest.mark.parametrize("name", DEVICES)
+def test_gathered_linear_is_a_sparse_convolution(channels, name):
+    rows, n, cells = 30, 25, 27
+    x, residual = random(rows, channels[0], device=name), random(n, channels[1], seed=3, device=name)
+    index = torch.randint(0, 3 * rows, (n, cells), generator=torch.Generator().manual_seed(1)).clamp(max=rows).int()
+    weight = random(channels[1], cells, channels[0], seed=2, device=name)
+    bias = random(channels[1], seed=4, device=name)
+    expected = ops.sparse_convolution(x, weight, index.to(name)) + bias
+    flat, columns = weight.permute(1, 2, 0).flatten(0, 1).contiguous(), index.t().contiguous().to(name)
+    out = padded.gathered_linear(x, columns, flat, bias, number(n, name), torch.float32)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    out = padded.gathered_linear(x, columns, flat, bias, number(n, name), torch.float32, "relu", residual)
+    torch.testing.assert_close(out, F.relu(expected + residual), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("width", [16, 64, 128, 256])
+def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width):
+    n, count = 3000, number(2900, "cuda")
+    x = random(n, width, device="cuda")
+    index = torch.randint(0, 3 * n, (27, n), device="cuda").clamp(max=n).int()
+    rows = torch.randperm(n, device="cuda").int()
+    layers = [
+        ((random(i, o, seed=s, device="cuda") / i**0.5).to(dtype), random(o, seed=s + 9, device="cuda"))
+        for s, (i, o) in enumerate(((width, width), (width, 4 * width), (4 * width, width)))
+    ]
+    kernel = (random(27 * width, width, seed=5, device="cuda") / (9 * width) ** 0.5).to(dtype)
+    ends = torch.tensor([1500, 2900], dtype=torch.int32, device="cuda")
+    qkv = random(n, 3 * width, seed=6, device="cuda").to(dtype)
+
+    def everything():
+        yield padded.gathered_linear(x, index, kernel, layers[0][1], count, torch.float32, "gelu")
+        yield padded.linear(x, *layers[1], count, dtype, rows=rows, norm_eps=1e-5)
+        yield padded.window_attention(qkv, ends, width // 16, 0.25, 1024)
+        if width <= padded.fused_channels(dtype):
+            yield padded.block_tail(x, qkv[:, :width].contiguous(), rows, *layers, 1e-5, count)
+
+    found = list(everything())
+    with override("torch"):
+        expected = list(everything())
+    for out, other in zip(found, expected, strict=True):
+        difference = (out[:2900].float() - other[:2900].float()).norm() / other[:2900].float().norm()
+        assert difference < tolerance
