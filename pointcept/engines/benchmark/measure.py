@@ -111,6 +111,8 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
         def call() -> Any:
             return workload.call(on_device)
 
+        if workload.before_timing is not None:
+            workload.before_timing()
         release()
         for _ in range(settings.warmup):
             call()
