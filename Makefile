@@ -1,5 +1,5 @@
 # make setup   a virtual environment in .venv with everything that this machine needs
-# make demo    set up, train a small teacher, distil a student, evaluate it     (DATA=path of SemanticKITTI data)
+# make demo    set up, train a small teacher, distil a student, compare both        (DATA=path of SemanticKITTI data)
 # make test    set up and run the CPU tests
 # make check   lint, format check, type check and the CPU tests
 # make format  rewrite the sources in the house style

@@ -1,4 +1,4 @@
-# A small student taught by the small teacher with every term of the paper, for two CPU cores.
+# A small student taught by the small teacher with every term of the paper: the second step of scripts/demo.sh with DATA.
 _base_ = ["small_distill_kld.py"]
 save_path = "exp/semantic_kitti/small_distill_full"
 model = dict(

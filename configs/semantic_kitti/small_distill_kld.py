@@ -1,4 +1,4 @@
-# A small student taught by the small teacher: the second step of scripts/demo.sh.
+# A small student taught by the small teacher's logits, for two CPU cores.
 _base_ = [
     "../_base_/runtime_cpu.py",
     "../_base_/datasets/semantic_kitti_small.py",

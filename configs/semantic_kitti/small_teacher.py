@@ -1,4 +1,4 @@
-# A small teacher for two CPU cores: the first step of scripts/demo.sh.
+# A small teacher for two CPU cores: the first step of scripts/demo.sh with DATA.
 _base_ = [
     "../_base_/runtime_cpu.py",
     "../_base_/datasets/semantic_kitti_small.py",

@@ -1,4 +1,4 @@
-# A small teacher on the embedded data set, for two CPU cores.
+# A small teacher on the embedded data set, for two CPU cores: the first step of scripts/demo.sh.
 _base_ = [
     "../_base_/runtime_cpu.py",
     "../_base_/datasets/synthetic_small.py",

@@ -7,6 +7,7 @@ from . import transform
 from .base import BaseDataset, Draw
 from .builder import DATASETS, TRANSFORMS, build_dataset
 from .collate import collate_fn, point_collate_fn
+from .concat import ConcatDataset
 from .nuscenes import NuScenesDataset
 from .semantic_kitti import SemanticKITTIDataset
 from .transform import Compose
@@ -17,6 +18,7 @@ __all__ = [
     "TRANSFORMS",
     "BaseDataset",
     "Compose",
+    "ConcatDataset",
     "Draw",
     "NuScenesDataset",
     "SemanticKITTIDataset",

@@ -87,8 +87,14 @@ class Stopwatch:
         return Row(stage, step, float(np.median(times)), float(np.quantile(times, 0.9)))
 
 
-def watch(dataset: BaseDataset, stopwatch: Stopwatch) -> None:
-    """Put ``stopwatch`` around the steps of ``dataset``, which it changes."""
+def watch(dataset: Any, stopwatch: Stopwatch) -> None:
+    """Put ``stopwatch`` around the steps of ``dataset``, which it changes.
+
+    Raises:
+        ConfigError: the data set has no steps of its own.
+    """
+    if not isinstance(dataset, BaseDataset):
+        raise ConfigError(f"{type(dataset).__name__} has no transforms to time: time the data sets that it is made of")
     dataset.get_data = stopwatch.timed("read", "", dataset.get_data)  # type: ignore[method-assign]
     chain = dataset.transform.transforms
     for i, transform in enumerate(chain):

@@ -125,6 +125,7 @@ class SemSegTester:
             extra = {
                 "weight": str(self.weight) if self.weight else None,
                 "model": self.cfg.model.to_dict(),
+                "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "seconds": round(time.perf_counter() - start, 2),
             }
             write_report(path, metrics, self.kind, extra)

@@ -46,7 +46,7 @@ def format_table(metrics: Metrics, kind: Kind) -> str:
         rows.append([f"{always}, mean over present", _percent(base.miou_present), "", "", "", ""])
         rows.append([f"{always}, mean over all", _percent(base.miou_all), "", "", "", ""])
         rows.append([f"{always}, all points", "", _percent(base.all_acc), "", "", ""])
-    return "\n".join([_title(m, kind), *_align(rows, 1 + len(m.names))])
+    return "\n".join([_title(m, kind), *align(rows, 1 + len(m.names))])
 
 
 def report_dict(metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -117,12 +117,17 @@ def _percent(fraction: float) -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _align(rows: list[list[str]], means: int) -> list[str]:
-    """First column to the left, the others to the right, rules below the head and above row ``means``."""
+def align(rows: list[list[str]], rule_above: int) -> list[str]:
+    """Lines of a table: first column to the left, the others to the right, rules below the head and above one row.
+
+    Args:
+        rows: cells, the head first, all of one length.
+        rule_above: number of the row that gets the second rule.
+    """
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     rule = "-" * max(map(len, lines))
-    return [lines[0], rule, *lines[1:means], rule, *lines[means:]]
+    return [lines[0], rule, *lines[1:rule_above], rule, *lines[rule_above:]]
 
 
 def _without_nan(value: Any) -> Any:

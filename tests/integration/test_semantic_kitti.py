@@ -23,7 +23,7 @@ SMALL = {kind: str(CONFIGS / "semantic_kitti" / f"small_{kind}.py") for kind in 
 STEPS = 6
 REPORT_KEYS = {
     "kind", "num_scans", "num_points", "num_classes", "num_classes_present", "majority_baseline", "classes", "weight",
-    "model", "seconds",
+    "model", "parameters", "seconds",
 }  # fmt: skip
 MEANS = ("miou_present", "miou_all", "macc_present", "macc_all", "all_acc")
 TRAINING_ONLY = (

@@ -1,4 +1,4 @@
-# SemanticKITTI for two CPU cores: voxels of 0.4 m, training within 30 m, sequences 00 and 01, two test views.
+# SemanticKITTI for two CPU cores: voxels of 0.4 m, training on crops of 6000, sequences 00 and 01, two test views.
 _base_ = ["semantic_kitti.py"]
 _voxels = dict(type="GridSample", grid_size=0.4, mode="train", return_grid_coord=True)
 _keys = ("coord", "strength", "segment")
@@ -7,11 +7,11 @@ data = dict(
     train=dict(
         sequences=[0, 1],
         transform=[
-            dict(type="PointClip", point_cloud_range=(-30, -30, -4, 30, 30, 4)),
             dict(type="RandomRotate", angle=[-1, 1], axis="z", center=[0, 0, 0], p=0.5),
             dict(type="RandomScale", scale=[0.9, 1.1]),
             dict(type="RandomFlip", p=0.5),
             dict(_voxels, keys=_keys),
+            dict(type="SphereCrop", point_max=6000),
             dict(type="ToTensor"),
             dict(_collect, keys=("coord", "grid_coord", "segment")),
         ],

@@ -43,6 +43,7 @@ def test_precise_and_quick_have_their_own_names(tmp_path: Path, weight: str, cap
     assert second["miou_all_quick"] == quick.miou_all
     assert first["num_scans"] == 8
     assert first["weight"] == weight
+    assert first["parameters"] == (3 + 1) * 16 + 2 * 16 + (16 + 1) * 3, "linear, normalisation, head"
     assert len(first["classes"]) == 3
     assert "IoU precise" in caplog.text
     assert "IoU quick" in caplog.text

@@ -104,9 +104,11 @@ def test_gathered_linear_is_a_sparse_convolution(channels, name):
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("n", [3000, 40000])  # small and large tiles, which are other instructions on an H100
 @pytest.mark.parametrize("width", [16, 64, 128, 256])
-def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width):
-    n, count = 3000, number(2900, "cuda")
+def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width, n):
+    real = n - 100
+    count = number(real, "cuda")
     x = random(n, width, device="cuda")
     index = torch.randint(0, 3 * n, (27, n), device="cuda").clamp(max=n).int()
     rows = torch.randperm(n, device="cuda").int()
@@ -115,7 +117,7 @@ def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width):
         for s, (i, o) in enumerate(((width, width), (width, 4 * width), (4 * width, width)))
     ]
     kernel = (random(27 * width, width, seed=5, device="cuda") / (9 * width) ** 0.5).to(dtype)
-    ends = torch.tensor([1500, 2900], dtype=torch.int32, device="cuda")
+    ends = torch.tensor([1500, real], dtype=torch.int32, device="cuda")
     qkv = random(n, 3 * width, seed=6, device="cuda").to(dtype)
 
     def everything():
@@ -128,6 +130,8 @@ def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width):
     found = list(everything())
     with override("torch"):
         expected = list(everything())
-    for out, other in zip(found, expected, strict=True):
-        difference = (out[:2900].float() - other[:2900].float()).norm() / other[:2900].float().norm()
-        assert difference < tolerance
+    differences = [
+        float((out[:real].float() - other[:real].float()).norm() / other[:real].float().norm())
+        for out, other in zip(found, expected, strict=True)
+    ]
+    assert max(differences) < tolerance, differences

@@ -8,6 +8,7 @@ import torch
 
 from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.ops import backend
 from pointcept.utils.errors import ConfigError, DataError
 
 from .conftest import plain_logits, voxelize
@@ -20,12 +21,27 @@ def crop(points: np.ndarray, radius: float) -> np.ndarray:
     return points[np.linalg.norm(points[:, :2], axis=1) < radius]
 
 
+def several(points: np.ndarray, radii: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """A batch of crops."""
+    parts = [voxelize(crop(points, radius), 0.2)[0] for radius in radii]
+    batch = {key: torch.cat([part[key] for part in parts]) for key in ("grid_coord", "feat")}
+    return {**batch, "offset": torch.cat([part["offset"] for part in parts]).cumsum(0)}
+
+
+def same_labels(labels, expected, tolerance=1e-5):
+    """Every label's score is the best one, up to rounding: no two ways to add up float32 decide an exact tie alike."""
+    taken = expected.gather(1, labels[:, None].to(expected.device))[:, 0]
+    behind = ((expected.amax(1) - taken) / expected.abs().max()).max()
+    assert behind <= tolerance, f"a label's score is {behind:.2e} of the largest one behind the best"
+
+
 def same(engine, model, batch, device, tolerance=2e-5):
     expected = plain_logits(model, batch, device)
     found = engine.logits(**batch)
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
-    assert torch.equal(found.argmax(1), expected.argmax(1))
+    difference = (found - expected).abs().max() / expected.abs().max()
+    assert difference <= tolerance, f"{difference:.2e} of the largest score"
+    same_labels(found.argmax(1), expected)
 
 
 def test_growing_and_shrinking_scans(make_model, sweep, device):
@@ -48,10 +64,7 @@ def test_several_scans_in_a_batch(make_model, sweep, device):
     model = make_model(SMALL, patch_size=100)
     engine = InferenceEngine(model, "float32", where=device)
     for radii in ((6, 9), (3, 12), (4, 2.5, 7)):
-        parts = [voxelize(crop(sweep, radius), 0.2)[0] for radius in radii]
-        batch = {key: torch.cat([part[key] for part in parts]) for key in ("grid_coord", "feat")}
-        batch["offset"] = torch.cat([part["offset"] for part in parts]).cumsum(0)
-        same(engine, model, batch, device)
+        same(engine, model, several(sweep, radii), device)
 
 
 @pytest.mark.parametrize("order", [["hilbert", "z-trans"], "hilbert-trans"])
@@ -86,8 +99,7 @@ def test_the_real_sweep_through_the_published_student(make_model, sweep, device)
     same(engine, model, batch, device)
     labels = engine.predict(points)
     assert labels.dtype == torch.int64
-    expected = plain_logits(model, batch, device).argmax(1).cpu()[torch.from_numpy(inverse)]
-    assert torch.equal(labels.cpu(), expected)
+    same_labels(labels, plain_logits(model, batch, device)[torch.from_numpy(inverse).to(device)])
 
 
 def test_real_kitti_scans(make_model, kitti_root, device):
@@ -116,6 +128,28 @@ def test_graphs_are_bounded(make_model, sweep, device, monkeypatch):
         same(engine, model, voxelize(crop(sweep, radius), 0.2)[0], device)
         assert len(engine._graphs) <= 2
         assert len(engine._entries) <= 2
+
+
+def test_what_memory_held_before_does_not_matter(make_model, sweep, device, monkeypatch):
+    """Rows beyond the real ones are never read: neither those of buffers that nobody filled nor of the last batch."""
+
+    def poisoned(make):
+        return lambda *args, **options: fill(make(*args, **options))
+
+    def fill(made):
+        return made.fill_(float("nan") if made.is_floating_point() else torch.iinfo(made.dtype).max)
+
+    model = make_model(SMALL, patch_size=100)
+    batch = several(sweep, (4, 2.5, 7))
+    expected = InferenceEngine(model, "float32", where=device).logits(**batch)
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    engine = InferenceEngine(model, "float32", where=device)
+    assert torch.equal(engine.logits(**batch), expected)
+    (entry,) = engine._entries.values()
+    for buffer in (entry.feat, entry.grid_coord):
+        fill(buffer)
+    assert torch.equal(engine.logits(**batch), expected)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +198,8 @@ def test_from_config(make_model, sweep, tmp_path):
     assert engine.num_classes == 19
     near = crop(sweep, 20)
     batch, inverse = voxelize(near, 0.4)
-    expected = plain_logits(model.to(engine.device), batch, engine.device).argmax(1).cpu()
-    assert torch.equal(engine.predict(near).cpu(), expected[torch.from_numpy(inverse)])
+    expected = plain_logits(model, batch, engine.device)
+    same_labels(engine.predict(near), expected[torch.from_numpy(inverse).to(engine.device)])
 
 
 # --- half precision, speed and memory on a GPU ---
@@ -176,8 +210,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("config", ["nuscenes/student.py", "nuscenes/teacher.py"])
-@pytest.mark.parametrize(("dtype", "agreement", "decided"), [("float16", 0.997, 0.9999), ("bfloat16", 0.98, 0.999)])
-def test_half_precision_agrees_with_the_plain_model(make_model, sweep, config, dtype, agreement, decided):
+@pytest.mark.parametrize(("dtype", "agreement"), [("float16", 0.997), ("bfloat16", 0.98)])
+def test_half_precision_agrees_with_the_plain_model(make_model, sweep, config, dtype, agreement):
     """Random weights have a near tie at every few hundredth voxel, which no two number formats decide alike."""
     device = torch.device("cuda")
     batch, _ = voxelize(sweep)
@@ -189,28 +223,30 @@ def test_half_precision_agrees_with_the_plain_model(make_model, sweep, config, d
     equal = found.argmax(1) == expected.argmax(1)
     error, plain_error = ((x - expected).square().mean().sqrt() for x in (found, plain))
     best = expected.topk(2, 1)[0]
-    clear = best[:, 0] - best[:, 1] > 4 * error  # no tie within the rounding of this format
+    clear = best[:, 0] - best[:, 1] > 6 * error  # no tie within the rounding of this format
     message = (
         f"agreement {equal.float().mean():.5f}, of clear voxels {equal[clear].float().mean():.5f}, "
         f"error {error:.2e}, of the plain model in {dtype} {plain_error:.2e}"
     )
     assert equal.float().mean() >= agreement, message
-    assert equal[clear].float().mean() >= decided, message
+    assert equal[clear].float().mean() >= 0.9999, message
     assert error <= 1.2 * plain_error, message
 
 
 @pytest.mark.gpu
 @needs_cuda
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("config", ["nuscenes/student.py", "nuscenes/teacher.py"])
-def test_kernels_and_twins_agree_on_the_gpu(make_model, sweep, config):
-    from pointcept.ops import backend
-
-    model = make_model(config).to("cuda")
-    batch, _ = voxelize(crop(sweep, 15))
-    found = InferenceEngine(model, "float16").logits(**batch)
+def test_kernels_are_as_good_as_their_twins_on_the_gpu(make_model, sweep, config, dtype):
+    """On a whole sweep, where the kernels take their largest tiles."""
+    model = make_model(config)
+    batch, _ = voxelize(sweep)
+    expected = plain_logits(model, batch, torch.device("cuda"))
+    found = InferenceEngine(model, dtype).logits(**batch)
     with backend.override("torch"):
-        expected = InferenceEngine(model, "float16").logits(**batch)
-    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+        twins = InferenceEngine(model, dtype).logits(**batch)
+    error, twin_error = ((x - expected).square().mean().sqrt() for x in (found, twins))
+    assert error <= 1.2 * twin_error, f"error {error:.2e}, of the twins {twin_error:.2e}"
 
 
 @pytest.mark.gpu
