@@ -21,7 +21,7 @@ demo: setup
 	bash scripts/demo.sh $(BIN)/python "$(DATA)"
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

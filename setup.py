@@ -45,6 +45,7 @@ setup(
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff==0.17.6",
             "mypy==2.4.1",
             "gudhi>=3.10",
