@@ -24,6 +24,7 @@ from pointcept.engines.defaults import argument_parser, config_from_args, defaul
 from pointcept.engines.launch import launch
 from pointcept.engines.test import TESTERS
 from pointcept.engines.train import build_trainer
+from pointcept.evaluation import report_file
 from pointcept.utils import comm
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError, did_you_mean
@@ -156,7 +157,7 @@ def train_and_record(run: Config) -> None:
     trainer.train()
     weight = str(Path(run.save_path) / "model" / "model_last.pth")
     last = TESTERS.build({**run.test, "quick": True}, cfg=run, weight=weight).test()
-    precise = Path(run.save_path) / "result" / "miou_precise.json"
+    precise = Path(run.save_path) / report_file("precise")
     if comm.is_main_process():
         best = getattr(trainer, "best_metric", -math.inf)
         result = {

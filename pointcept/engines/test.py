@@ -16,7 +16,7 @@ from pointcept.datasets.submission import write_npy
 from pointcept.engines.data import Loader, check_classes, eval_loader, per_process, scan_loader
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
-from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, write_report
+from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, report_file, write_report
 from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import load_weights
@@ -134,9 +134,9 @@ class SemSegTester:
 
     def _result_path(self) -> Path:
         if not self.cfg.miou_result_path:
-            return self.folder / f"miou_{self.kind}.json"
+            return Path(self.cfg.save_path) / report_file(self.kind)
         path = Path(self.cfg.miou_result_path)
-        return path if path.suffix == ".json" else path / f"miou_{self.kind}.json"
+        return path if path.suffix == ".json" else path / report_file(self.kind).name
 
     def _vote_on_all(self, dataset: Any, loader: Loader) -> Metrics:
         batch_size = per_process(self.cfg.batch_size_test, "batch_size_test")

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pointcept.evaluation.report import align
+from pointcept.evaluation.report import align, report_file
 from pointcept.utils.errors import ConfigError, DataError
 
-RESULT = Path("result") / "miou_precise.json"
-"""Where the tester writes the result of a run, below the folder of the run."""
+RESULT = report_file("precise")
 
 MEANS = {"mIoU": "miou_present", "mIoU of all": "miou_all", "accuracy": "all_acc"}
 

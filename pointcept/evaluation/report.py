@@ -95,6 +95,11 @@ def report_dict(metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = 
     return plain
 
 
+def report_file(kind: Kind) -> Path:
+    """Where the tester writes the report of a run, below the folder of the run."""
+    return Path("result") / f"miou_{kind}.json"
+
+
 def write_report(path: str | Path, metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = None) -> Path:
     """Write :func:`report_dict` as JSON, whole or not at all."""
     text = json.dumps(report_dict(metrics, kind, extra), indent=2, allow_nan=False)

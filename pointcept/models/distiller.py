@@ -152,8 +152,7 @@ class Distiller(nn.Module):
         """The same output, cut off from the network: logits and features are leaves that ask for gradients."""
         student.compute_gradients(self._guided)
         stages = [Latent(latent.feat.detach().requires_grad_(), latent.grid) for latent in student.stages]
-        cut = replace(student.detached(), logits=student.logits.detach().requires_grad_(), stages=stages)
-        return replace(cut, shared={})
+        return replace(student.detached(), logits=student.logits.detach().requires_grad_(), stages=stages, shared={})
 
     def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid) -> Output:
         """The teacher's output without a graph, with the gradients that losses ask for."""
