@@ -59,29 +59,32 @@ class TestConfig:
         for key in cfg:
             if key not in self.KEYS:
                 raise ConfigError(f"test_cfg takes no {key!r}: {did_you_mean(key, self.KEYS)}")
-        self.voxelize = self._several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
-        self.crop = self._several(cfg.get("crop"), "crop", "SphereCrop", "all")
+        self.voxelize = _Several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
+        self.crop = _Several(cfg.get("crop"), "crop", "SphereCrop", "all")
         self.post_transform = Compose(cfg.get("post_transform"), "test_cfg.post_transform")
         views = cfg.get("aug_transform") or [[]]
         self.aug_transform = [Compose(view, f"test_cfg.aug_transform[{i}]") for i, view in enumerate(views)]
 
-    @staticmethod
-    def _several(cfg: Mapping[str, Any] | None, key: str, usual: str, mode: str) -> Any:
-        """Build a transform that returns a list of samples."""
-        if cfg is None:
-            return lambda sample: [sample]
-        where = f"test_cfg.{key}"
+
+class _Several:
+    """A transform that returns a list of samples; without a config the list is the sample.
+
+    An object and no closure: processes that are spawned for several GPUs pickle their data sets.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any] | None, key: str, usual: str, mode: str) -> None:
+        self.where, self.usual, self.mode = f"test_cfg.{key}", usual, mode
         if isinstance(cfg, Mapping) and cfg.get("type") == usual and cfg.get("mode") != mode:
-            raise ConfigError(f"{where} must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}")
-        transform = build_transform(cfg, where)
+            raise ConfigError(f"{self.where} must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}")
+        self.transform = None if cfg is None else build_transform(cfg, self.where)
 
-        def apply(sample: Sample) -> list[Sample]:
-            result = transform(sample)
-            if not isinstance(result, list):
-                raise ConfigError(f"{where} must return a list of samples, as {usual} does with mode={mode!r}")
-            return result
-
-        return apply
+    def __call__(self, sample: Sample) -> list[Sample]:
+        if self.transform is None:
+            return [sample]
+        result = self.transform(sample)
+        if not isinstance(result, list):
+            raise ConfigError(f"{self.where} must return a list of samples, as {self.usual} with mode={self.mode!r}")
+        return result
 
 
 class BaseDataset(Dataset):

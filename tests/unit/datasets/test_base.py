@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import numpy as np
@@ -234,6 +235,14 @@ def test_origin_without_inverse():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Cloud(**arguments)
+
+
+@pytest.mark.parametrize("changes", [{}, {"crop": {"type": "SphereCrop", "mode": "all"}}])
+def test_processes_of_several_gpus_can_send_it_to_their_workers(changes):
+    data = Cloud(test_mode=True, test_cfg=views_config(**changes))
+    copied = pickle.loads(pickle.dumps(data))
+    for ours, theirs in zip(data[0]["fragment_list"], copied[0]["fragment_list"], strict=True):
+        assert torch.equal(ours["index"], theirs["index"])
 
 
 def test_crop_must_give_a_list():
