@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pointcept.ops.backend import implementation
 from pointcept.ops.reference.attention import PatchPlan, patch_plan
+from pointcept.ops.reference.batch_norm import activate
 from pointcept.ops.reference.neighbours import centre_cells, strided_maps
 from pointcept.ops.reference.serialization import MAX_DEPTH, ORDERS
 
@@ -18,12 +19,15 @@ __all__ = [
     "MAX_DEPTH",
     "ORDERS",
     "PatchPlan",
+    "activate",
     "add_layer_norm",
     "add_scaled",
+    "batch_norm",
     "centre_cells",
     "expand",
     "farthest_rows",
     "layer_norm",
+    "linear",
     "mlp",
     "norm_add_norm",
     "patch_attention",
@@ -127,6 +131,29 @@ def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None = None) -> Tensor
     return implementation("add_scaled", x.device, x.dtype)(x, branch, scale, _sum_types(x, branch)[0])
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """See :func:`pointcept.ops.reference.linear.linear`."""
+    x, weight = _autocast(x, weight)
+    return implementation("linear", x.device, x.dtype)(x, weight, bias)
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str = "none",
+    real: Tensor | None = None,
+) -> Tensor:
+    """See :func:`pointcept.ops.reference.batch_norm.batch_norm`; under autocast ``x`` keeps its own type."""
+    run = implementation("batch_norm", x.device, x.dtype)
+    return run(x, weight, bias, running_mean, running_var, training, momentum, eps, activation, real)
+
+
 def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, recompute: bool = False) -> Tensor:
     """See :func:`pointcept.ops.reference.mlp.mlp`."""
     x, weight1, weight2 = _autocast(x, weight1, weight2)
@@ -135,12 +162,12 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
 
 def segment_max(x: Tensor, permutation: Tensor, lengths: Tensor) -> Tensor:
     """See :func:`pointcept.ops.reference.segment.segment_max`."""
-    return implementation("segment_max", x.device)(x, permutation, lengths)
+    return implementation("segment_max", x.device, x.dtype)(x, permutation, lengths)
 
 
 def expand(x: Tensor, cluster: Tensor, permutation: Tensor, lengths: Tensor) -> Tensor:
     """See :func:`pointcept.ops.reference.segment.expand`."""
-    return implementation("expand", x.device)(x, cluster, permutation, lengths)
+    return implementation("expand", x.device, x.dtype)(x, cluster, permutation, lengths)
 
 
 def spanning_tree(matrix: Tensor) -> Tensor:

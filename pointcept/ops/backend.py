@@ -94,13 +94,30 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "triton": "pointops.normalization:norm_add_norm",
         "torch": "pointcept.ops.reference.normalization:norm_add_norm",
     },
-    "add_scaled": {"torch": "pointcept.ops.reference.normalization:add_scaled"},
+    "add_scaled": {
+        "triton": "pointops.normalization:add_scaled",
+        "torch": "pointcept.ops.reference.normalization:add_scaled",
+    },
+    "linear": {
+        "triton": "pointops.linear:linear",
+        "torch": "pointcept.ops.reference.linear:linear",
+    },
+    "batch_norm": {
+        "triton": "pointops.batch_norm:batch_norm",
+        "torch": "pointcept.ops.reference.batch_norm:batch_norm",
+    },
     "mlp": {
         "triton": "pointops.mlp:mlp",
         "torch": "pointcept.ops.reference.mlp:mlp",
     },
-    "segment_max": {"torch": "pointcept.ops.reference.segment:segment_max"},
-    "expand": {"torch": "pointcept.ops.reference.segment:expand"},
+    "segment_max": {
+        "triton": "pointops.segment:segment_max",
+        "torch": "pointcept.ops.reference.segment:segment_max",
+    },
+    "expand": {
+        "triton": "pointops.segment:expand",
+        "torch": "pointcept.ops.reference.segment:expand",
+    },
     "spanning_tree": {
         "triton": "pointops.spanning_tree:spanning_tree",
         "torch": "pointcept.ops.reference.spanning_tree:spanning_tree",
@@ -151,7 +168,7 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "torch": "pointcept.ops.reference.padded:window_attention",
     },
 }
-_overrides: dict[str, str] = {}
+_overrides: dict[str, tuple[str, str]] = {}  # operation -> backend, and who asked for it
 _configured: dict[str, str] = {}
 
 
@@ -197,14 +214,18 @@ def configure(text: str | None) -> None:
 
 
 @contextlib.contextmanager
-def override(text: str) -> Iterator[None]:
+def override(text: str, origin: str = "override()") -> Iterator[None]:
     """Choose backends inside a ``with`` block, in the notation of the environment variable.
+
+    Args:
+        text: the choices.
+        origin: who asks for them, for messages.
 
     Raises:
         ConfigError: an unknown operation or backend.
     """
     before = dict(_overrides)
-    _overrides.update(parse(text, "override"))
+    _overrides.update({operation: (name, origin) for operation, name in parse(text, origin).items()})
     try:
         yield
     finally:
@@ -286,15 +307,13 @@ def implementation(operation: str, device: torch.device, dtype: torch.dtype | No
     Raises:
         ConfigError: the config or the environment asks for an unknown backend, or for one that cannot run here.
     """
-    wanted, origin = None, ""
+    wanted, origin = _overrides.get(operation, (None, ""))
     for source, choices in (
-        ("override()", _overrides),
         (ENVIRONMENT, _environment_choice(os.environ.get(ENVIRONMENT, ""))),
         ("the config", _configured),
     ):
-        if operation in choices:
+        if wanted is None and operation in choices:
             wanted, origin = choices[operation], source
-            break
     return _choose(operation, device.type, None if wanted == AUTO else wanted, origin, dtype)
 
 

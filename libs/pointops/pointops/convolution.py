@@ -17,6 +17,8 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pointops.reduction import column_sum, sum_parts
+
 
 class Tiling(NamedTuple):
     """How a product is cut: rows and output channels of a program, input channels at a time, warps, stages."""
@@ -28,13 +30,13 @@ class Tiling(NamedTuple):
     stages: int
 
 
-# Output channels up to -> tiling. Wide outputs want large tiles, as each tile reads the whole weight of its cells;
-# narrow ones want few rows, which use fewer cells between them.
+# Output channels up to -> tiling. Few rows use few cells between them; wide outputs want wide tiles, as each tile
+# gathers its rows anew.
 PRODUCT_TILINGS = {
     16: Tiling(64, 16, 64, 4, 3),
     32: Tiling(64, 32, 64, 4, 3),
     64: Tiling(64, 64, 64, 4, 3),
-    1 << 30: Tiling(128, 128, 64, 8, 3),
+    1 << 30: Tiling(64, 128, 64, 4, 3),
 }
 # Wider side up to -> pairs at a time, largest channel blocks of output and input, warps, stages.
 GRADIENT_TILINGS = {
@@ -222,8 +224,8 @@ def _pairs_of(index: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor, 
     return _pairs[index]
 
 
-def _weight_grad(x: torch.Tensor, index: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Σ_j grad[j] ⊗ x[index[j, k]] -> (O, K, I) float32."""
+def _weight_grad(x: torch.Tensor, index: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Σ_j grad[j] ⊗ x[index[j, k]] -> (O, K, I) in ``dtype``."""
     n, cells = index.shape
     width_in, width_out = x.shape[1], grad.shape[1]
     rows, largest_out, largest_in, warps, stages = _tiling(GRADIENT_TILINGS, max(width_in, width_out), x)
@@ -237,7 +239,7 @@ def _weight_grad(x: torch.Tensor, index: torch.Tensor, grad: torch.Tensor) -> to
             x, grad, output, source, ends, partial, parts, cells, width_in, width_out, rows, block_in, block_out,
             _precision(x), num_warps=warps, num_stages=stages,
         )  # fmt: skip
-    return partial.sum(0) if parts > 1 else partial[0]
+    return sum_parts(partial, dtype)
 
 
 class _SparseConvolution(torch.autograd.Function):
@@ -267,9 +269,9 @@ class _SparseConvolution(torch.autograd.Function):
             mirror = transposed is None
             grad_x = _product(grad, index if mirror else transposed, weight.permute(1, 0, 2), None, mirror)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_grad(x, index, grad).to(weight.dtype)
+            grad_weight = _weight_grad(x, index, grad, weight.dtype)
         if ctx.needs_input_grad[4]:
-            grad_bias = grad.sum(0, dtype=ctx.bias_type)
+            grad_bias = column_sum(grad, ctx.bias_type)
         return grad_x, grad_weight, None, None, grad_bias
 
 

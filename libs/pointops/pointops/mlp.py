@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
+from pointops.reduction import column_sum, sum_parts
+
 ROWS, CHANNELS, WARPS = 32, 128, 8  # tile of a program and its warps
 PROGRAMS = 1024  # each with its own sums for the bias, unless there are more column blocks
 
@@ -48,8 +50,8 @@ def _gelu_backward_kernel(
     tl.store(partial_ptr + tl.program_id(0) * C + channel, tl.sum(total, axis=0), mask=channel < C)
 
 
-def _gelu_backward(hidden: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """gelu(hidden) (N, C) and the column sums (C,) float32 of grad · gelu'(hidden), which replaces ``grad``."""
+def _gelu_backward(hidden: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """gelu(hidden) (N, C) and the column sums (C,) in ``dtype`` of grad · gelu'(hidden), which replaces ``grad``."""
     n, channels = hidden.shape
     block = min(CHANNELS, max(16, triton.next_power_of_2(channels)))
     rows = ROWS * CHANNELS // block
@@ -61,7 +63,7 @@ def _gelu_backward(hidden: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tens
         _gelu_backward_kernel[(programs, columns)](
             hidden, grad, active, partial, n, tiles, programs, channels, rows, block, num_warps=WARPS
         )
-    return active, partial.sum(0)
+    return active, sum_parts(partial, dtype)
 
 
 class _Mlp(torch.autograd.Function):
@@ -91,18 +93,14 @@ class _Mlp(torch.autograd.Function):
             hidden = F.linear(x, weight1, bias1.to(x.dtype))
         grad = grad.contiguous()
         grad_hidden = grad @ weight2
-        active, grad_bias1 = _gelu_backward(hidden, grad_hidden)
+        active, grad_bias1 = _gelu_backward(hidden, grad_hidden, bias1.dtype)
         del hidden
         grad_weight2 = grad.t() @ active if ctx.needs_input_grad[3] else None
         del active
         grad_weight1 = grad_hidden.t() @ x if ctx.needs_input_grad[1] else None
         grad_x = grad_hidden @ weight1 if ctx.needs_input_grad[0] else None
-        grad_bias2 = grad.sum(0, dtype=torch.float32) if ctx.needs_input_grad[4] else None
-        return grad_x, grad_weight1, grad_bias1.to(bias1.dtype), grad_weight2, _as(grad_bias2, bias1), None
-
-
-def _as(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    return x if x is None else x.to(like.dtype)
+        grad_bias2 = column_sum(grad, bias1.dtype) if ctx.needs_input_grad[4] else None
+        return grad_x, grad_weight1, grad_bias1, grad_weight2, grad_bias2, None
 
 
 def mlp(

@@ -1,4 +1,4 @@
-"""Layer norm fused with the residual additions around it: one pass over the rows, forward and backward.
+"""Layer norm fused with the residual additions around it, and such an addition alone: one pass over the rows.
 
 A program holds whole rows. Statistics and sums are float32 whatever the types of the tensors. The backward
 pass recomputes the normalised rows from what entered the norm; the gradients of weight and bias are added up
@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
+
+from pointops.reduction import sum_parts
 
 TILE = 2048  # elements that a program holds of each tensor; one row is always whole
 PROGRAMS = 1024  # of the backward pass, each with its own sums for weight and bias
@@ -219,7 +221,7 @@ class _Norm(torch.autograd.Function):
                 inner_weight if inner else weight, weight, stats, grad_x, grad_branch if add else grad_x, partial,
                 n, tiles, programs, channels, rows, block, add, scaled, inner, num_warps=WARPS,
             )  # fmt: skip
-        sums = partial.sum(0)
+        sums = sum_parts(partial)
         of_inner = (sums[2].to(weight.dtype), sums[3].to(bias_type)) if inner else (None, None)
         of_norm = (sums[0].to(weight.dtype), sums[1].to(bias_type))
         return grad_x, grad_branch, None, *of_inner, *of_norm, None, None, None
@@ -285,3 +287,74 @@ def norm_add_norm(
         y of type ``stream`` and LN(y) of type ``dtype``, (N, C) each.
     """
     return _Norm.apply(x, branch, None, inner_weight, inner_bias, weight, bias, eps, stream, dtype)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _scaled_kernel(
+    x_ptr,
+    branch_ptr,
+    scale_ptr,
+    out_ptr,
+    n,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    """out = x + scale · branch, or scale · branch."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, BLOCK)
+    place, mask = row[:, None] * C + channel[None, :], (row < n)[:, None] & (channel < C)[None, :]
+    v = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    v *= tl.load(scale_ptr + row, mask=row < n, other=0.0)[:, None]
+    if ADD:
+        v += tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + place, v.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def _scaled(x: torch.Tensor | None, branch: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x + scale · branch, without x where there is none."""
+    n, channels = branch.shape
+    rows, block = _tile(channels)
+    out = torch.empty(n, channels, dtype=dtype, device=branch.device)
+    with torch.cuda.device(branch.device):
+        _scaled_kernel[(triton.cdiv(n, rows),)](
+            branch if x is None else x, branch, scale, out, n, channels, rows, block, x is not None, num_warps=WARPS
+        )
+    return out
+
+
+class _AddScaled(torch.autograd.Function):
+    """x + scale · branch; the gradient of x is that of the sum itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor, stream: torch.dtype
+    ) -> torch.Tensor:
+        scale = scale.contiguous()
+        ctx.save_for_backward(scale)
+        ctx.types = x.dtype, branch.dtype
+        return _scaled(x.contiguous(), branch.contiguous(), scale, stream)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (scale,) = ctx.saved_tensors
+        x_type, branch_type = ctx.types
+        grad_x = grad.to(x_type) if ctx.needs_input_grad[0] else None
+        grad_branch = _scaled(None, grad.contiguous(), scale, branch_type) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_branch, None, None
+
+
+def add_scaled(x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor | None, stream: torch.dtype) -> torch.Tensor:
+    """x + scale · branch.
+
+    Args:
+        x, branch: (N, C) float16, bfloat16 or float32 on a CUDA device.
+        scale: (N, 1) float32 without a gradient; None for 1.
+        stream: type of the result.
+
+    Returns:
+        (N, C).
+    """
+    return (x + branch).to(stream) if scale is None else _AddScaled.apply(x, branch, scale, stream)

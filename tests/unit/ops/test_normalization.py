@@ -96,7 +96,9 @@ def test_nan_stays_in_its_row():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("n", "channels"), [(1, 16), (1000, 16), (4097, 48), (777, 64), (300, 100), (5000, 512)])
+@pytest.mark.parametrize(
+    ("n", "channels"), [(1, 16), (1, 6), (1000, 13), (1000, 16), (4097, 48), (777, 64), (300, 100), (5000, 512)]
+)
 @pytest.mark.parametrize(
     ("x_type", "branch_type", "autocast", "tolerance"),
     [
