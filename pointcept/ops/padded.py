@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pointcept.ops.backend import implementation
-from pointcept.ops.reference.octree import MAX_SCANS, Coarse, OctreeLevel
+from pointcept.ops.reference.octree import MAX_SCANS, Coarse, OctreeLevel, coordinates
 
 __all__ = [
     "MAX_SCANS",
     "OctreeLevel",
     "add_norm",
     "block_tail",
+    "coordinates",
     "fused_channels",
     "gather_add",
     "gathered_linear",

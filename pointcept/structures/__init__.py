@@ -1,5 +1,20 @@
 """A batch of voxelised scans and everything that depends on the voxels' positions alone."""
 
+from pointcept.structures.fixed_pyramid import Capacities, FixedPyramid, FixedView, room_for
+from pointcept.structures.octree_plan import Sizes, Survey, read_report, survey
 from pointcept.structures.voxel_grid import Duplicates, GridPyramid, Pooling, VoxelGrid
 
-__all__ = ["Duplicates", "GridPyramid", "Pooling", "VoxelGrid"]
+__all__ = [
+    "Capacities",
+    "Duplicates",
+    "FixedPyramid",
+    "FixedView",
+    "GridPyramid",
+    "Pooling",
+    "Sizes",
+    "Survey",
+    "VoxelGrid",
+    "read_report",
+    "room_for",
+    "survey",
+]

@@ -27,12 +27,16 @@ class Pooling:
         permutation: (N,) fine rows sorted by coarse row.
         lengths: (M,) fine rows in every coarse row.
         strided_maps: maps of a strided convolution and its inverse, once a layer has asked for them.
+        fine_real: (1,) int32 number of fine rows that are voxels, the first ones; None where all are.
+        coarse_real: the same of the coarse grid.
     """
 
     cluster: Tensor
     permutation: Tensor
     lengths: Tensor
     strided_maps: tuple[Tensor, Tensor] | None = None
+    fine_real: Tensor | None = None
+    coarse_real: Tensor | None = None
 
 
 @dataclass
@@ -117,7 +121,10 @@ class VoxelGrid:
         codes: order -> (N,) int64 serialization code.
         stride: edge of a voxel in voxels of the finest grid.
         duplicates: the distinct voxels, or None where all are distinct.
+        real: (1,) int32 number of rows that are voxels, the first ones; None where all are.
     """
+
+    real: Tensor | None = None
 
     def __init__(
         self,
@@ -227,10 +234,13 @@ class GridPyramid:
     Attributes:
         levels: the grids, ``len(strides) + 1`` of them.
         poolings: from each level to the next.
+        fixed: whether arrays have room for more rows than there are, as a CUDA graph needs it.
 
     Raises:
         DataError: no voxel, an empty scan, a negative coordinate, or one beyond the serialization depth.
     """
+
+    fixed = False
 
     def __init__(self, grid_coord: Tensor, offset: Tensor, orders: tuple[str, ...], strides: tuple[int, ...]) -> None:
         unknown = [order for order in orders if order not in ops.ORDERS]

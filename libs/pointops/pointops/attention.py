@@ -30,7 +30,7 @@ class Tiling(NamedTuple):
 
 # head size up to -> tiling of the forward pass, of the query gradients, of the key and value gradients
 TILINGS = {
-    32: (Tiling(128, 64, 4, 3), Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 3)),
+    32: (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 3), Tiling(128, 32, 4, 2)),
     64: (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2), Tiling(64, 64, 4, 2)),
     128: (Tiling(64, 64, 4, 2), Tiling(64, 32, 4, 2), Tiling(64, 32, 4, 2)),
 }
@@ -48,7 +48,8 @@ def _length(lengths_ptr, patch, size, SHORT: tl.constexpr):
 @triton.jit
 def _load(ptr, row, mask, first, STRIDE: tl.constexpr, D: tl.constexpr):
     """D channels from ``first`` of the given rows."""
-    return tl.load(ptr + row[:, None] * STRIDE + first + tl.arange(0, D)[None, :], mask=mask[:, None], other=0.0)
+    place = row.to(tl.int64)[:, None] * STRIDE + first + tl.arange(0, D)[None, :]
+    return tl.load(ptr + place, mask=mask[:, None], other=0.0)
 
 
 @triton.jit(do_not_specialize=["begin", "slots"])
@@ -162,47 +163,6 @@ def _query_kernel(
     tl.store(place_of, (total * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
 
 
-@triton.jit
-def _collect(
-    grad_k,
-    grad_v,
-    k,
-    v,
-    used,
-    first,
-    count,
-    head,
-    qkv_ptr,
-    rows_ptr,
-    lse_ptr,
-    grad_ptr,
-    delta_ptr,
-    slots,
-    scale,
-    H: tl.constexpr,
-    D: tl.constexpr,
-    MASKED: tl.constexpr,
-    OTHER: tl.constexpr,
-):
-    """Add what ``count`` queries from slot ``first`` contribute to the gradients of the keys marked ``used``."""
-    line = head.to(tl.int64) * slots + first
-    for start in range(0, count, OTHER):
-        query = start + tl.arange(0, OTHER)
-        there = query < count
-        row = tl.load(rows_ptr + first + query, mask=there, other=0)
-        q = _load(qkv_ptr, row, there, head * D, 3 * H * D, D)
-        grad = _load(grad_ptr, row, there, head * D, H * D, D)
-        lse = tl.load(lse_ptr + line + query, mask=there, other=float("inf"))
-        delta = tl.load(delta_ptr + line + query, mask=there, other=0.0)
-        weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])
-        if MASKED:
-            weight = tl.where(used[:, None], weight, 0.0)
-        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v)
-        change = weight * (tl.dot(v, tl.trans(grad)) - delta[None, :])
-        grad_k = tl.dot(change.to(q.dtype), q, grad_k)
-    return grad_k, grad_v
-
-
 @triton.jit(do_not_specialize=["begin", "slots", "patches"])
 def _key_kernel(
     qkv_ptr,
@@ -222,6 +182,7 @@ def _key_kernel(
     H: tl.constexpr,
     D: tl.constexpr,
     SHORT: tl.constexpr,
+    COMPLETED: tl.constexpr,
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
 ):
@@ -239,30 +200,54 @@ def _key_kernel(
     v = _load(qkv_ptr, row, own, (2 * H + head) * D, 3 * H * D, D)
     grad_k = tl.zeros((OWN, D), dtype=tl.float32)
     grad_v = tl.zeros((OWN, D), dtype=tl.float32)
-    count = tl.where(tl.max(own.to(tl.int32), axis=0) > 0, length, 0)
-    grad_k, grad_v = _collect(
-        grad_k, grad_v, k, v, own, first, count, head, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr,
-        slots, scale, H, D, False, OTHER,
-    )  # fmt: skip
-    if not SHORT:
+    line = head.to(tl.int64) * slots + first
+    steps = tl.where(tl.max(own.to(tl.int32), axis=0) > 0, tl.cdiv(length, OTHER), 0)
+    more = 0
+    if COMPLETED:
         following = own & (patch + 1 < patches)
         again = own & (tl.load(rows_ptr + first + size + place, mask=following, other=-1) == row)
-        count = tl.where(tl.max(again.to(tl.int32), axis=0) > 0, size, 0)
-        grad_k, grad_v = _collect(
-            grad_k, grad_v, k, v, again, first + size, count, head, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr,
-            slots, scale, H, D, True, OTHER,
-        )  # fmt: skip
+        more = tl.where(tl.max(again.to(tl.int32), axis=0) > 0, tl.cdiv(size, OTHER), 0)
+    # One loop over both patches: two would need more registers, and fewer programs would run at a time.
+    for step in range(steps + more):
+        query = step * OTHER + tl.arange(0, OTHER)
+        there = query < length
+        if COMPLETED:
+            second = step >= steps
+            query = tl.where(second, query - steps * OTHER, query)
+            there = query < tl.where(second, size, length)
+            query = tl.where(second, query + size, query)
+        other = tl.load(rows_ptr + first + query, mask=there, other=0)
+        q = _load(qkv_ptr, other, there, head * D, 3 * H * D, D)
+        grad = _load(grad_ptr, other, there, head * D, H * D, D)
+        lse = tl.load(lse_ptr + line + query, mask=there, other=float("inf"))
+        delta = tl.load(delta_ptr + line + query, mask=there, other=0.0)
+        weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])
+        if COMPLETED:
+            weight = tl.where(again[:, None] | (step < steps), weight, 0.0)
+        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v)
+        change = weight * (tl.dot(v, tl.trans(grad)) - delta[None, :])
+        grad_k = tl.dot(change.to(q.dtype), q, grad_k)
     place_of = grad_qkv_ptr + row[:, None] * (3 * H * D) + (H + head) * D + tl.arange(0, D)[None, :]
     tl.store(place_of, (grad_k * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
     tl.store(place_of + H * D, grad_v.to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
 
 
+class _Group(NamedTuple):
+    """Patches of one size: first slot, number, slots of each, points of each if they differ, completed ones or not."""
+
+    begin: int
+    patches: int
+    size: int
+    lengths: torch.Tensor | None
+    completed: bool
+
+
 def _groups(
-    full: tuple[int, int], short: tuple[int, int], lengths: torch.Tensor | None
-) -> list[tuple[int, int, int, torch.Tensor | None]]:
-    """First slot, patches, slots per patch and points per patch of the full and of the short patches."""
-    groups = [(0, *full, None), (full[0] * full[1], *short, lengths)]
-    return [group for group in groups if group[1]]
+    full: tuple[int, int], short: tuple[int, int], lengths: torch.Tensor | None, completed: bool
+) -> list[_Group]:
+    """The full and the short patches; a short one stands alone, unless it is told that it may be completed."""
+    groups = [_Group(0, *full, None, True), _Group(full[0] * full[1], *short, lengths, completed)]
+    return [group for group in groups if group.patches]
 
 
 def _tilings(head_size: int) -> tuple[Tiling, Tiling, Tiling]:
@@ -283,35 +268,39 @@ class _PatchAttention(torch.autograd.Function):
         short: tuple[int, int],
         heads: int,
         scale: float,
+        completed: bool,
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
         channels, slots = qkv.shape[1] // 3, len(rows)
         size_of_head = channels // heads
-        out = torch.empty(len(qkv), channels, dtype=qkv.dtype, device=qkv.device)
+        # in completed short patches there may be rows of padding, which have no slot and get zeros
+        make = torch.zeros if completed else torch.empty
+        out = make(len(qkv), channels, dtype=qkv.dtype, device=qkv.device)
         lse = torch.empty(heads, slots, dtype=torch.float32, device=qkv.device)
         own, other, warps, stages = _tilings(size_of_head)[0]
         with torch.cuda.device(qkv.device):
-            for begin, patches, size, counts in _groups(full, short, lengths):
+            for begin, patches, size, counts, _ in _groups(full, short, lengths, completed):
                 _forward_kernel[(triton.cdiv(size, own) * heads * patches,)](
                     qkv, rows, slot, rows if counts is None else counts, out, lse, begin, size, slots,
                     scale * _LOG2_E, heads, size_of_head, counts is not None, counts is None and size % other == 0,
                     own, other, num_warps=warps, num_stages=stages,
                 )  # fmt: skip
         ctx.save_for_backward(qkv, rows, slot, lengths, out, lse)
-        ctx.options = full, short, heads, scale
+        ctx.options = full, short, heads, scale, completed
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         qkv, rows, slot, lengths, out, lse = ctx.saved_tensors
-        full, short, heads, scale = ctx.options
+        full, short, heads, scale, completed = ctx.options
         grad = grad.contiguous()
         slots, size_of_head = len(rows), qkv.shape[1] // 3 // heads
-        grad_qkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
+        grad_qkv = torch.zeros_like(qkv) if completed else torch.empty_like(qkv)
+        delta = torch.empty_like(lse)
         _, by_query, by_key = _tilings(size_of_head)
         with torch.cuda.device(qkv.device):
-            for begin, patches, size, counts in _groups(full, short, lengths):
+            for begin, patches, size, counts, again in _groups(full, short, lengths, completed):
                 short_ones, lengths_or_any = counts is not None, rows if counts is None else counts
                 _query_kernel[(triton.cdiv(size, by_query.own) * heads * patches,)](
                     qkv, rows, slot, lengths_or_any, out, lse, grad, delta, grad_qkv, begin, size, slots,
@@ -319,13 +308,12 @@ class _PatchAttention(torch.autograd.Function):
                     not short_ones and size % by_query.other == 0, by_query.own, by_query.other,
                     num_warps=by_query.warps, num_stages=by_query.stages,
                 )  # fmt: skip
-                # Short patches without a table of points stand alone too: no row of theirs occurs twice.
                 _key_kernel[(triton.cdiv(size, by_key.own) * heads * patches,)](
                     qkv, rows, slot, lengths_or_any, lse, grad, delta, grad_qkv, begin, size, patches, slots,
-                    scale * _LOG2_E, scale, heads, size_of_head, short_ones, by_key.own, by_key.other,
+                    scale * _LOG2_E, scale, heads, size_of_head, short_ones, again, by_key.own, by_key.other,
                     num_warps=by_key.warps, num_stages=by_key.stages,
                 )  # fmt: skip
-        return grad_qkv, *[None] * 7
+        return grad_qkv, *[None] * 8
 
 
 def supports(channels: int, heads: int) -> bool:
@@ -353,6 +341,9 @@ def patch_attention(
     Returns:
         (N, C).
     """
-    mask = plan.short_mask
-    lengths = None if mask is None else mask.flatten(1).sum(1, dtype=torch.int32)
-    return _PatchAttention.apply(qkv, plan.rows, plan.slot, lengths, plan.full, plan.short, heads, scale)
+    lengths = plan.lengths
+    if lengths is None and plan.short_mask is not None:
+        lengths = plan.short_mask.flatten(1).sum(1, dtype=torch.int32)
+    return _PatchAttention.apply(
+        qkv, plan.rows, plan.slot, lengths, plan.full, plan.short, heads, scale, plan.completed
+    )

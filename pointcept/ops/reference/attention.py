@@ -25,11 +25,14 @@ class PatchPlan:
 
     Attributes:
         rows: (P·K + S·L,) point in each slot; K = patch_size, L = points of the largest short scan.
-        slot: (N,) the slot that gives each point its result.
+        slot: (N,) the slot that gives each point its result; -1 for a row of padding, whose result is 0.
         repeated: (R,) slots whose point has its result in another slot (they complete a last patch).
         full: (P, K).
         short: (S, L).
         short_mask: (S, 1, 1, L) bool, True where a point lies; None if all short scans have L points.
+        lengths: (S,) int32 points of each short patch, 0 where there is none; None where ``short_mask`` tells.
+        completed: every patch is a short one, L = K, and one of K points may be the last patch of a scan, completed
+            with points of the patch before it, which stand K slots earlier. Rows of padding are possible.
     """
 
     rows: Tensor
@@ -38,6 +41,8 @@ class PatchPlan:
     full: tuple[int, int]
     short: tuple[int, int]
     short_mask: Tensor | None
+    lengths: Tensor | None = None
+    completed: bool = False
 
 
 def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list[int], patch_size: int) -> PatchPlan:
@@ -102,9 +107,16 @@ def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list
     )
 
 
-def _to_points(grad: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor) -> Tensor:
+def _take(rows: Tensor, slot: Tensor, padding: bool) -> Tensor:
+    """rows[slot]; zeros where the slot is -1, if there are such."""
+    if not padding:
+        return rows.index_select(0, slot)
+    return rows.index_select(0, slot.clamp(min=0)).masked_fill_((slot < 0)[:, None], 0.0)
+
+
+def _to_points(grad: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor, padding: bool) -> Tensor:
     """Gradients of slots -> of points: each point's own slot, and the few repeated ones added."""
-    total = grad.index_select(0, slot)
+    total = _take(grad, slot, padding)
     if len(repeated):
         total.index_add_(0, rows.index_select(0, repeated), grad.index_select(0, repeated))
     return total
@@ -114,55 +126,66 @@ class _ToSlots(torch.autograd.Function):
     """x[rows]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor, slot: Tensor, repeated: Tensor, padding: bool) -> Tensor:
         ctx.save_for_backward(rows, slot, repeated)
+        ctx.padding = padding
         return x.index_select(0, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _to_points(grad, *ctx.saved_tensors), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, slot, repeated = ctx.saved_tensors
+        return _to_points(grad, rows, slot, repeated, ctx.padding), None, None, None, None
 
 
 class _ToHeads(torch.autograd.Function):
     """x[rows] as query, key and value (slots, H, D) each, views of one buffer; their gradients meet in one copy."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, rows: Tensor, slot: Tensor, repeated: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, heads: int, rows: Tensor, slot: Tensor, repeated: Tensor, padding: bool
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(rows, slot, repeated)
+        ctx.padding = padding
         packed = x.index_select(0, rows).view(len(rows), 3, heads, -1)
         return packed[:, 0], packed[:, 1], packed[:, 2]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _to_points(torch.stack(grads, 1).flatten(1), *ctx.saved_tensors), None, None, None, None
+        rows, slot, repeated = ctx.saved_tensors
+        grad = torch.stack(grads, 1).flatten(1)
+        return _to_points(grad, rows, slot, repeated, ctx.padding), None, None, None, None, None
 
 
 class _FromSlots(torch.autograd.Function):
     """y[slot]; backward writes each row once, the other slots get zero."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, slot: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, slot: Tensor, padding: bool) -> Tensor:
         ctx.save_for_backward(slot)
-        ctx.slots = len(y)
-        return y.index_select(0, slot)
+        ctx.slots, ctx.padding = len(y), padding
+        return _take(y, slot, padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (slot,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.slots, grad.shape[1]).index_copy_(0, slot, grad), None
+        if not ctx.padding:
+            return grad.new_zeros(ctx.slots, grad.shape[1]).index_copy_(0, slot, grad), None, None
+        target = slot.where(slot >= 0, ctx.slots)  # one row more, where padding goes
+        total = grad.new_zeros(ctx.slots + 1, grad.shape[1]).index_copy_(0, target, grad)
+        return total[: ctx.slots], None, None
 
 
 def to_slots(x: Tensor, plan: PatchPlan) -> Tensor:
     """Rows of points (N, C) -> rows of slots (P·K + S·L, C)."""
-    return _ToSlots.apply(x, plan.rows, plan.slot, plan.repeated)
+    return _ToSlots.apply(x, plan.rows, plan.slot, plan.repeated, plan.completed)
 
 
 def from_slots(y: Tensor, plan: PatchPlan) -> Tensor:
     """Rows of slots (P·K + S·L, C) -> rows of points (N, C); slots that give no point its result are left out."""
-    return _FromSlots.apply(y, plan.slot)
+    return _FromSlots.apply(y, plan.slot, plan.completed)
 
 
 def patch_attention(
@@ -187,7 +210,7 @@ def patch_attention(
         (N, C).
     """
     channels = qkv.shape[1] // 3
-    slots = _ToHeads.apply(qkv, heads, plan.rows, plan.slot, plan.repeated)
+    slots = _ToHeads.apply(qkv, heads, plan.rows, plan.slot, plan.repeated, plan.completed)
     outputs, begin = [], 0
     for (patches, size), mask, extra in zip((plan.full, plan.short), (None, plan.short_mask), bias, strict=True):
         if patches == 0:

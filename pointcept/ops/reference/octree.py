@@ -59,7 +59,8 @@ def octree_keys(grid_coord: Tensor, ends: Tensor, largest: Tensor, orders: tuple
     coord = grid_coord.long() & ((1 << _COORD_BITS) - 1)
     keys = []
     for number, order in enumerate(orders):
-        code = morton_code(coord[:, [1, 0, 2]] if order.endswith("-trans") else coord)
+        x, y, z = coord.unbind(1)
+        code = morton_code(torch.stack([y, x, z], 1) if order.endswith("-trans") else coord)
         if order.startswith("hilbert"):
             # Leading zero levels turn the curve with a period of three: only depth mod 3 matters.
             turned = torch.stack([hilbert_from_morton(code, d) for d in (18, 16, 17)])
@@ -120,9 +121,9 @@ def octree_level(
     )
 
 
-def _spread_axes(keys: Tensor) -> Tensor:
-    """Morton codes (N,) -> coordinates (N, 3)."""
-    c = torch.stack([keys >> 2, keys >> 1, keys]) & 0x249249249249
+def coordinates(code: Tensor) -> Tensor:
+    """Morton codes (N,) -> voxel coordinates (N, 3) int64; bits above the code are ignored."""
+    c = torch.stack([code >> 2, code >> 1, code]) & 0x249249249249
     for step, mask in ((2, 0x0C30C30C30C3), (4, 0x00F00F00F00F), (8, 0x00FF0000FF), (16, 0xFFFF)):
         c = (c | (c >> step)) & mask
     return c.t()
@@ -155,7 +156,7 @@ def octree_neighbours(
     table = torch.where(valid, keys, torch.iinfo(torch.int64).max)
     steps = torch.arange(-radius, radius + 1, device=keys.device)
     offsets = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), -1).view(-1, 1, 3)
-    coord = _spread_axes(code) + offsets
+    coord = coordinates(code) + offsets
     inside = ((coord >= 0) & (coord < 1 << _COORD_BITS)).all(-1) & valid
     query = morton_code(coord.clamp(0, (1 << _COORD_BITS) - 1)) | (keys - code)
     place = torch.searchsorted(table, query.view(-1)).clamp(max=capacity - 1).view_as(query)

@@ -28,7 +28,7 @@ def scans(largest: int, counts=(150, 90), seed=0):
 
 def build(grid, ends, device):
     """Keys, sorted batch and levels as the inference engine builds them."""
-    from pointcept.engines.deploy.plan import build_levels, survey
+    from pointcept.structures.octree_plan import build_levels, survey
 
     room = torch.randint(0, 1000, (CAPACITY, 3), generator=torch.Generator().manual_seed(1))
     room[: len(grid)] = grid
@@ -67,7 +67,7 @@ def test_levels_are_those_of_the_models(largest, device):
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("largest", [3, 700, 65534])
 def test_neighbours_are_those_of_the_models(kernel_size, largest, device):
-    from pointcept.engines.deploy.plan import neighbour_maps
+    from pointcept.structures.octree_plan import neighbour_maps
 
     grid, ends = scans(largest)
     pyramid = GridPyramid(grid, ends, ORDERS, STRIDES)

@@ -30,9 +30,10 @@ class Survey:
         source: (O, capacity) int64 input row at each position along each order.
         position: (capacity,) int64 position of each input row along the Morton order.
         ranks: (L, O, capacity) int32, see :func:`pointcept.ops.reference.octree.octree_level`.
-        ends: (L, B) int32 cumulative ends of the scans at each level.
-        report: int64 numbers for the host: ends of all levels, ends of the input, lowest, largest coordinate.
-        feat: (capacity, C) input features in Morton order.
+        ends: (L, B) int32 cumulative ends of the scans at each level, counting every voxel once.
+        report: int64 numbers for the host: ends of all levels, ends of the input, lowest and largest coordinate,
+            how many voxels occur several times, and how many rows they fill.
+        feat: (capacity, C) input features in Morton order, if they were given.
     """
 
     keys: Tensor
@@ -41,7 +42,45 @@ class Survey:
     ranks: Tensor
     ends: Tensor
     report: Tensor
-    feat: Tensor
+    feat: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the host knows of a batch.
+
+    Attributes:
+        ends: per level the cumulative ends of the scans; at the finest level those of the input.
+        distinct: cumulative ends of the scans at the finest level, counting every voxel once.
+        repeated: voxels of the finest level that occur several times.
+        copies: rows that they fill.
+    """
+
+    ends: list[list[int]]
+    distinct: list[int]
+    repeated: int = 0
+    copies: int = 0
+
+    @property
+    def rows(self) -> list[int]:
+        """Voxels of every level, at the finest one rows of the input."""
+        return [ends[-1] for ends in self.ends]
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """Voxels of every scan, per level."""
+        return [per_scan(ends) for ends in self.ends]
+
+    def union(self, other: Sizes) -> Sizes:
+        """The larger of the sizes at every level, as of one scan."""
+        rows = [max(pair) for pair in zip(self.rows, other.rows, strict=True)]
+        repeated, copies = max(self.repeated, other.repeated), max(self.copies, other.copies)
+        return Sizes([[n] for n in rows], rows[:1], repeated, copies)
+
+
+def per_scan(ends: Sequence[int]) -> list[int]:
+    """Cumulative ends -> the size of every scan."""
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 @dataclass
@@ -85,12 +124,16 @@ def neighbour_maps(levels: Sequence[PaddedLevel]) -> list[Tensor]:
     return maps
 
 
-def survey(grid_coord: Tensor, feat: Tensor, ends: Tensor, orders: tuple[str, ...], shifts: Sequence[int]) -> Survey:
+def survey(
+    grid_coord: Tensor, feat: Tensor | None, ends: Tensor, orders: tuple[str, ...], shifts: Sequence[int]
+) -> Survey:
     """Sort the voxels of a batch along all orders and count those of every level.
+
+    Rows of equal voxels and padding rows stay in the order of the input.
 
     Args:
         grid_coord: (capacity, 3) int64.
-        feat: (capacity, C).
+        feat: (capacity, C), or None.
         ends: (B,) int32 cumulative ends of the scans; rows from the last one on are padding.
         orders: serialization orders, "z" first.
         shifts: octree levels from the finest one to each level, 0 first.
@@ -100,7 +143,7 @@ def survey(grid_coord: Tensor, feat: Tensor, ends: Tensor, orders: tuple[str, ..
     real = grid_coord * (row < ends[-1])[:, None]
     lowest, largest = real.amin().view(1), real.amax().view(1)
     keys = padded.octree_keys(grid_coord, ends, largest, orders)
-    keys, index = (t.view(len(orders), capacity) for t in keys.view(-1).sort())
+    keys, index = (t.view(len(orders), capacity) for t in keys.view(-1).sort(stable=True))
     # Keys of one order stand together and have as many rows as the others, so each keeps its place.
     source = index % capacity
     position = torch.empty_like(row).scatter_(0, source[0], row)
@@ -108,13 +151,17 @@ def survey(grid_coord: Tensor, feat: Tensor, ends: Tensor, orders: tuple[str, ..
     ranks = F.pad(changes, (1, 0)).view(-1).cumsum(0, dtype=torch.int32).view(len(shifts), len(orders), capacity)
     final = (ends.long() - 1).clamp(0, capacity - 1)
     level_ends = ranks[:, 0].index_select(1, final) - ranks[:, 0, :1] + 1
-    report = torch.cat([level_ends.flatten().long(), ends.long(), lowest, largest])
+    again = F.pad((keys[0, 1:] == keys[0, :-1]) & (row[1:] < ends[-1]), (1, 1))
+    copies = (again[1:] | again[:-1]).sum().view(1)
+    repeated = copies - again.sum()
+    report = torch.cat([level_ends.flatten().long(), ends.long(), lowest, largest, repeated, copies])
     # rows of 16 bytes: one alignment, so one compiled kernel, for all levels
     level_ends = F.pad(level_ends, (0, -len(ends) % 4))[:, : len(ends)]
-    return Survey(keys[0], source, position, ranks, level_ends, report, feat.index_select(0, source[0]))
+    sorted_feat = None if feat is None else feat.index_select(0, source[0])
+    return Survey(keys[0], source, position, ranks, level_ends, report, sorted_feat)
 
 
-def read_report(report: Tensor, levels: int, voxels: int) -> list[int]:
+def read_report(report: Tensor, levels: int, voxels: int) -> Sizes:
     """Bring the sizes of all levels to the host and check the batch.
 
     Args:
@@ -122,18 +169,13 @@ def read_report(report: Tensor, levels: int, voxels: int) -> list[int]:
         levels: L.
         voxels: rows that the caller gave.
 
-    Returns:
-        Voxels of every level.
-
     Raises:
-        DataError: an empty scan, offsets that do not fit, coordinates out of range, or voxels that occur twice.
+        DataError: an empty scan, offsets that do not fit, or coordinates out of range.
     """
-    *numbers, lowest, largest = report.tolist()
+    *numbers, lowest, largest, repeated, copies = report.tolist()
     scans = len(numbers) // (levels + 1)
-    rows = [numbers[i : i + scans] for i in range(0, len(numbers), scans)]
-    ends = rows.pop()
-    counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    if ends[-1] != voxels or min(counts) < 1:
+    distinct, *coarser, ends = (numbers[i : i + scans] for i in range(0, len(numbers), scans))
+    if ends[-1] != voxels or min(per_scan(ends)) < 1:
         raise DataError(
             f"offset must be the cumulative ends of non-empty scans and end at {voxels} voxels, got {ends[:8]}"
             f"{' ...' if scans > 8 else ''}"
@@ -143,17 +185,21 @@ def read_report(report: Tensor, levels: int, voxels: int) -> list[int]:
             f"grid_coord goes from {lowest} to {largest}, allowed is 0 to {2**MAX_DEPTH - 2}: subtract the minimum of "
             "each scan, and use a larger grid_size or leave out far outliers"
         )
-    if rows[0] != ends:
-        raise DataError(
-            f"{voxels - rows[0][-1]} of {voxels} voxels occur more than once in their scan; the inference engine "
-            "takes one row for each voxel (GridSample)"
-        )
-    return [row[-1] for row in rows]
+    return Sizes([ends, *coarser], distinct, repeated, copies)
 
 
-def build_levels(batch: Survey, shifts: Sequence[int], capacities: Sequence[int]) -> list[PaddedLevel]:
-    """Lay out the levels of a batch in arrays with room for ``capacities`` rows."""
-    count = batch.ends[0, -1:]
+def build_levels(
+    batch: Survey, shifts: Sequence[int], capacities: Sequence[int], count: Tensor | None = None
+) -> list[PaddedLevel]:
+    """Lay out the levels of a batch in arrays with room for ``capacities`` rows.
+
+    Args:
+        batch: the sorted voxels.
+        shifts: octree levels from the finest one to each level, 0 first.
+        capacities: rows of each level.
+        count: (1,) int32 rows of the input, where voxels may occur several times; they are one at every level.
+    """
+    count = batch.ends[0, -1:] if count is None else count
     finer = [capacities[0], *capacities[:-1]]
     return [
         PaddedLevel(

@@ -1,6 +1,6 @@
 """Capacities grow in few steps; the rest of the plan is tested with the operations and the engine."""
 
-from pointcept.engines.deploy.plan import SMALLEST_CAPACITY, choose_capacities, round_up
+from pointcept.structures.octree_plan import SMALLEST_CAPACITY, choose_capacities, round_up
 
 
 def test_capacities_hold_what_they_are_for():
