@@ -23,7 +23,7 @@ from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.interrupt import Interrupts
 from pointcept.engines.sampler import TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
-from pointcept.models import build_model, deployable
+from pointcept.models import build_model, deployable, use_graphs
 from pointcept.utils import comm, device
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.events import ScalarWriter
@@ -169,6 +169,8 @@ class DefaultTrainer(TrainerBase):
         if cfg.sync_bn and comm.world_size() > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(self.device)
+        if cfg.cuda_graphs and self.device.type == "cuda":
+            use_graphs(self.network, self.device)
         self.model: nn.Module = self.network
         if comm.world_size() > 1:
             self.model = DistributedDataParallel(

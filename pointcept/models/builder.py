@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from pointcept.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 MODELS = Registry("models")
 
@@ -37,3 +41,16 @@ def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
 def deployable(model: nn.Module) -> nn.Module:
     """The part of a trained model whose weights a checkpoint publishes: of a distiller the student."""
     return getattr(model, "deployable", model)
+
+
+def use_graphs(model: nn.Module, where: torch.device) -> bool:
+    """Train a model as CUDA graphs from now on, if it allows that; the log says why not.
+
+    Args:
+        model: with a method ``use_graphs(where)`` that returns None or the reason why it cannot be done.
+        where: the device of its weights.
+    """
+    enable = getattr(model, "use_graphs", None)
+    reason = enable(where) if enable is not None else f"{type(model).__name__} has no use_graphs"
+    logger.info("CUDA graphs: %s", "on" if reason is None else f"off: {reason}")
+    return reason is None

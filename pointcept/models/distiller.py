@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
+from pointcept.models.fixed_batch import FixedBatch
 from pointcept.models.losses import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
 from pointcept.models.output import Latent, Output
@@ -81,6 +82,8 @@ class Distiller(nn.Module):
         self._teacher = (teacher_model,)  # inside a tuple, so that nn.Module does not register it
         depth = len(teacher_model.backbone.stage_channels)
         self._teacher_guided = [stage % depth for stage in self._guided]
+        student_depth = len(student_model.backbone.stage_channels)
+        self._student_guided = [stage % student_depth for stage in self._guided]
         read = [m.stage % depth for m in modules if m.stage is not None]
         self._cache = TeacherCache(teacher_cache, teacher_model, read, self._teacher_guided) if teacher_cache else None
 
@@ -130,17 +133,25 @@ class Distiller(nn.Module):
                 terms[f"{name}/{fact}"] = torch.full_like(raw, value, requires_grad=False)
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
 
+    def use_graphs(self, where: torch.device) -> str | None:
+        """Run both networks as CUDA graphs in training; returns None, or the reason why it cannot be done."""
+        if self._cache is not None:
+            return "teacher_cache keeps batches of varying shapes"
+        layouts = self.teacher.layouts(where)
+        shared = layouts if self.student.backbone.serves(layouts) else None
+        return self.teacher.use_graphs(where, layouts) or self.student.use_graphs(where, shared)
+
     def outputs(self, batch: Mapping[str, Tensor]) -> tuple[Output, Output]:
         """What student and teacher make of a batch; losses have begun with what the teacher alone decides."""
-        pyramid = self.teacher.build_pyramid(batch)
+        pyramid = self.teacher.lay_out(batch)
         if self._cache is None:
             teacher = self._run_teacher(batch, pyramid)
         else:
             teacher = self._cache.fetch(batch, lambda: self._run_teacher(batch, pyramid))
         backbone = self.student.backbone
-        pyramid = pyramid if backbone.serves(pyramid) else self.student.build_pyramid(batch)
+        pyramid = pyramid if backbone.serves(pyramid) else self.student.lay_out(batch)
         self._each(lambda module: module.begin(teacher, backbone.stage_grids(pyramid)))
-        return self.student.network(batch, pyramid), teacher
+        return self.student.network(batch, pyramid, guided=self._student_guided), teacher
 
     def distillation_loss(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the distillation losses alone, for given outputs that no loss has seen."""
@@ -154,13 +165,14 @@ class Distiller(nn.Module):
         stages = [Latent(latent.feat.detach().requires_grad_(), latent.grid) for latent in student.stages]
         return replace(student.detached(), logits=student.logits.detach().requires_grad_(), stages=stages, shared={})
 
-    def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid) -> Output:
+    def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid | FixedBatch) -> Output:
         """The teacher's output without a graph, with the gradients that losses ask for."""
         if not self._guided:
             with torch.no_grad():
                 return self.teacher.network(batch, pyramid)
         # No weight asks for a gradient, so the graph begins at the watched features.
-        output: Output = self.teacher.network(batch, pyramid, watch=min(self._teacher_guided))
+        watch = min(self._teacher_guided)
+        output: Output = self.teacher.network(batch, pyramid, watch, self._teacher_guided)
         output.compute_gradients(self._teacher_guided, retain_graph=False)
         return output.detached()
 

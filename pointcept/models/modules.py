@@ -15,15 +15,65 @@ from pointcept.structures import Pooling, VoxelGrid
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over rows; a single row is normalised by the running statistics.
+    """Batch normalisation over rows, fused with the activation behind it.
 
-    The deepest stage of a small crop can hold one voxel, whose variance is undefined.
+    A single row is normalised by the running statistics: the deepest stage of a small crop can hold one voxel,
+    whose variance is undefined.
     """
 
+    def forward(self, x: Tensor, activation: str = "none", real: Tensor | None = None) -> Tensor:
+        """x (N, C) -> (N, C); see :func:`pointcept.ops.reference.batch_norm.batch_norm`.
+
+        Args:
+            x: features.
+            activation: "none", "gelu" or "relu".
+            real: (1,) int32 number of the first rows that are no padding; None for all.
+        """
+        counts = self.training and (real is not None or len(x) > 1)
+        if counts and self.momentum is None:
+            assert real is None, "an average over all batches (momentum=None) is not implemented for padded rows"
+            return ops.activate(super().forward(x), activation)
+        if counts and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return ops.batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, counts, self.momentum or 0.0, self.eps,
+            activation, real,
+        )  # fmt: skip
+
+
+def activation_name(act: nn.Module) -> str:
+    """What :class:`BatchNorm` calls this activation."""
+    if isinstance(act, nn.GELU) and act.approximate == "none":
+        return "gelu"
+    assert isinstance(act, nn.ReLU), f"no batch norm is fused with {act}"
+    return "relu"
+
+
+def norm_act(norm: nn.Module, x: Tensor, activation: str = "none", real: Tensor | None = None) -> Tensor:
+    """A batch norm and an activation: fused, unless ``norm`` was replaced, by ``nn.SyncBatchNorm`` for one.
+
+    Args:
+        norm: a :class:`BatchNorm`, or a module that takes features only; ``nn.Identity`` where a norm was folded.
+        x: (N, C).
+        activation: "none", "gelu" or "relu".
+        real: (1,) int32 number of the first rows that are no padding, which other norms cannot leave out.
+    """
+    if isinstance(norm, BatchNorm):
+        return norm(x, activation, real)
+    assert real is None or isinstance(norm, nn.Identity), (
+        f"{type(norm).__name__} takes no padded rows: its statistics would count them"
+    )
+    return ops.activate(norm(x), activation)
+
+
+class Linear(nn.Linear):
+    """A linear layer that goes through :func:`pointcept.ops.api.linear`."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) < 2:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
+        """x (N, in) -> (N, out)."""
+        return ops.linear(x, self.weight, self.bias)
 
 
 class DropPath(nn.Module):
@@ -49,7 +99,7 @@ class DropPath(nn.Module):
         return f"{self.probability:.3f}"
 
 
-class _SparseConv(nn.Module):
+class SparseConv(nn.Module):
     """Weight (out, k, k, k, in) and optional bias (out,) of a sparse convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> None:
@@ -89,7 +139,7 @@ class _AddAround(torch.autograd.Function):
         return total, grad_bias, None, None, None
 
 
-class SubmanifoldConv(_SparseConv):
+class SubmanifoldConv(SparseConv):
     """Convolution that computes outputs at the input voxels only (arXiv 1711.10275); odd kernel size.
 
     Where a voxel occurs several times (Mix3D), each copy sees itself in the kernel's centre and one
@@ -114,7 +164,7 @@ def _children(fine: VoxelGrid, pooling: Pooling) -> tuple[Tensor, Tensor]:
     return pooling.strided_maps
 
 
-class StridedConv(_SparseConv):
+class StridedConv(SparseConv):
     """Convolution with kernel 2 and stride 2: from a grid to the next coarser one."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
@@ -126,7 +176,7 @@ class StridedConv(_SparseConv):
         return ops.sparse_convolution(x, self.weight, children, parent_cell, self.bias)
 
 
-class InverseConv(_SparseConv):
+class InverseConv(SparseConv):
     """The inverse of :class:`StridedConv`: every fine voxel reads its coarse voxel through its own cell."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
+from pointcept.models.fixed_batch import FixedBatch, Layouts
+from pointcept.models.graphed import GraphedNetwork, why_not_graphed
 from pointcept.models.losses import build_criteria
+from pointcept.models.modules import Linear
 from pointcept.models.output import Latent, Output
 from pointcept.structures import GridPyramid
 from pointcept.utils.errors import ConfigError
@@ -23,6 +27,7 @@ class Segmentor(nn.Module):
         super().__init__()
         self.backbone = MODELS.build(backbone)
         self.criteria = build_criteria(criteria) if criteria else None
+        self._graphed: GraphedNetwork | None = None
 
     def head(self, feat: Tensor) -> Tensor:
         """Features of the decoder (N, C) -> logits (N, K)."""
@@ -34,16 +39,52 @@ class Segmentor(nn.Module):
         Raises:
             ConfigError: ``feat`` has other channels than the backbone expects.
         """
+        batch = self._checked(batch)
+        return self.backbone.build_pyramid(batch["grid_coord"], batch["offset"])
+
+    def _checked(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         channels = batch["feat"].shape[1]
         if channels != self.backbone.in_channels:
             raise ConfigError(
                 f"the backbone has in_channels={self.backbone.in_channels}, but Collect(feat_keys=...) "
                 f"gives feat of {channels} channels"
             )
-        return self.backbone.build_pyramid(batch["grid_coord"], batch["offset"])
+        return batch
+
+    def use_graphs(self, where: torch.device, layouts: Layouts | None = None) -> str | None:
+        """From now on run batches of :meth:`lay_out` as CUDA graphs.
+
+        Args:
+            where: the device of the network.
+            layouts: those of another network that reads the same batches, if they suit this one.
+
+        Returns:
+            None, or the reason why it cannot be done.
+        """
+        reason = why_not_graphed(self, where)
+        if reason is None:
+            self._graphed = GraphedNetwork(self, layouts or self.layouts(where))
+        return reason
+
+    def layouts(self, where: torch.device) -> Layouts:
+        """Buffers for the batches that this network reads."""
+        backbone, ignored = self.backbone, -1 if self.criteria is None else self.criteria.ignore_index
+        return Layouts(backbone.in_channels, backbone.orders, backbone.strides, ignored, where)
+
+    def lay_out(self, batch: Mapping[str, Tensor]) -> GridPyramid | FixedBatch:
+        """The voxel grids of a batch, in buffers of fixed shapes where the network runs as graphs."""
+        if self._graphed is not None:
+            found = self._graphed.layouts.lay_out(self._checked(batch))
+            if min(found.sizes.rows) > 1:  # a single voxel has no variance, see BatchNorm
+                return found
+        return self.build_pyramid(batch)
 
     def network(
-        self, batch: Mapping[str, Tensor], pyramid: GridPyramid | None = None, watch: int | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        pyramid: GridPyramid | FixedBatch | None = None,
+        watch: int | None = None,
+        guided: Sequence[int] = (),
     ) -> Output:
         """Run the network.
 
@@ -52,9 +93,13 @@ class Segmentor(nn.Module):
             pyramid: the batch's grids, if another network has built them.
             watch: an encoder stage, counted from the finest; its features become a leaf that asks for a
                 gradient, so that a frozen network has a graph from there on and none before.
+            guided: stages whose gradients of the segmentation loss will be asked for; graphs compute them along.
         """
         if pyramid is None or not self.backbone.serves(pyramid):
-            pyramid = self.build_pyramid(batch)
+            pyramid = self.lay_out(batch) if self.training else self.build_pyramid(batch)
+        if isinstance(pyramid, FixedBatch):
+            assert self._graphed is not None
+            return self._graphed(pyramid, watch, guided)
         encoded = self.backbone.encode(batch["feat"], pyramid, watch)
         logits = self.head(self.backbone.decode(encoded, pyramid))
         grids = self.backbone.stage_grids(pyramid)
@@ -70,16 +115,30 @@ class Segmentor(nn.Module):
         Raises:
             ConfigError: in training, a batch without labels or a model without criteria.
         """
-        output = self.network(batch)
-        result: dict[str, Any] = {} if self.training else {"seg_logits": output.logits}
-        if output.seg_loss is not None and output.seg_terms is not None:
-            result["loss"] = output.seg_loss
-            result["losses"] = {name: term.detach() for name, term in output.seg_terms.items()}
+        if self.training:
+            loss, terms = self._training_loss(batch)
+            result: dict[str, Any] = {}
+        else:
+            output = self.network(batch)
+            loss, terms = output.seg_loss, output.seg_terms
+            result = {"seg_logits": output.logits}
+        if loss is not None and terms is not None:
+            result["loss"] = loss
+            result["losses"] = {name: term.detach() for name, term in terms.items()}
         elif self.training:
             raise ConfigError(
                 "training needs labels and criteria: give the model criteria=[...] and Collect the key 'segment'"
             )
         return result
+
+    def _training_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor] | None]:
+        """The criteria alone: graphs then keep no gradient of logits and features."""
+        pyramid = self.lay_out(batch)
+        if isinstance(pyramid, FixedBatch) and self.criteria is not None and "segment" in batch:
+            assert self._graphed is not None
+            return self._graphed.loss(pyramid)
+        output = self.network(batch, pyramid)
+        return output.seg_loss, output.seg_terms
 
 
 @MODELS.register_module()
@@ -112,7 +171,7 @@ class DefaultSegmentorV2(Segmentor):
                 f"{self.backbone.out_channels} channels"
             )
         self.num_classes = num_classes
-        self.seg_head = nn.Linear(backbone_out_channels, num_classes)
+        self.seg_head = Linear(backbone_out_channels, num_classes)
         if freeze_backbone:
             self.backbone.requires_grad_(False)
 

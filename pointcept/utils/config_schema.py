@@ -113,6 +113,9 @@ SCHEMA: dict[str, Field] = {
     "backend": Field(
         (str, NoneType), None, "Implementations of operations, as in POINTCEPT_BACKEND, which goes before this key."
     ),
+    "cuda_graphs": Field(
+        (bool,), True, "Train as CUDA graphs where the model allows: much faster, same results; off if memory is short."
+    ),
     "empty_cache": Field((bool,), False, "Return cached GPU memory after each step; slower."),
     "find_unused_parameters": Field((bool,), False, "Tell DDP that some parameters may get no gradient."),
     "mix_prob": Field((float,), 0, "Probability of Mix3D on a training batch.", minimum=0, maximum=1),

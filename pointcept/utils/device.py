@@ -167,22 +167,45 @@ def capture(function: Callable[[], T], where: torch.device, pool: Any = None) ->
     """
     if where.type != "cuda":
         return function
+    warm_up(function, where)
+    result, again = record(function, where, pool)
+
+    def replay() -> T:
+        again()
+        return result
+
+    return replay
+
+
+def warm_up(function: Callable[[], Any], where: torch.device) -> None:
+    """Call ``function`` once, as captures want it: it compiles kernels and sets up libraries."""
     with torch.cuda.device(where):
-        # the first call compiles kernels and sets up libraries, which a graph cannot hold
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             function()
         torch.cuda.current_stream().wait_stream(side)
+
+
+def record(function: Callable[[], T], where: torch.device, pool: Any) -> tuple[T, Callable[[], None]]:
+    """Record ``function``, which has been warmed up, without running it: its result's tensors, and what fills them."""
+    with torch.cuda.device(where):
         graph = torch.cuda.CUDAGraph()
+        # other threads (data loading, persistence diagrams) may go on using the device
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = function()
+    return result, graph.replay
 
-    def replay() -> T:
-        graph.replay()
-        return result
 
-    return replay
+def generator_state(where: torch.device) -> torch.Tensor | None:
+    """The state of the device's random generator; None on the CPU, whose generator needs no special care."""
+    return torch.cuda.get_rng_state(where) if where.type == "cuda" else None
+
+
+def set_generator_state(state: torch.Tensor | None, where: torch.device) -> None:
+    """Put back what :func:`generator_state` returned."""
+    if state is not None:
+        torch.cuda.set_rng_state(state, where)
 
 
 def device_facts() -> dict[str, Any]:

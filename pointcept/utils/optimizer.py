@@ -16,6 +16,9 @@ OPTIMIZERS.register_module("SGD")(torch.optim.SGD)
 OPTIMIZERS.register_module("Adam")(torch.optim.Adam)
 OPTIMIZERS.register_module("AdamW")(torch.optim.AdamW)
 
+# Fused, an optimizer steps in a few launches, and a gradient scaler need not ask the device whether to skip the step.
+_FUSED = ("Adam", "AdamW")
+
 GROUP_KEYS = ("keyword", "lr", "weight_decay", "momentum", "betas")
 
 
@@ -67,11 +70,15 @@ def build_optimizer(
     """Build the optimizer of a run.
 
     Args:
-        cfg: ``dict(type="AdamW", lr=0.002, weight_decay=0.005)``: torch's own arguments.
+        cfg: ``dict(type="AdamW", lr=0.002, weight_decay=0.005)``: torch's own arguments; of Adam and AdamW the fused
+            implementation is taken on a GPU unless another is asked for.
         model: the network to train.
         param_dicts: see :func:`parameter_groups`.
 
     Raises:
         ConfigError: an unknown type or argument, or a bad ``param_dicts``.
     """
-    return OPTIMIZERS.build(cfg, params=parameter_groups(model, param_dicts))
+    groups = parameter_groups(model, param_dicts)
+    chosen = {} if {"fused", "foreach", "capturable", "differentiable"} & set(cfg) else {"fused": True}
+    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    return OPTIMIZERS.build({**cfg, **chosen} if on_gpu and cfg.get("type") in _FUSED else cfg, params=groups)

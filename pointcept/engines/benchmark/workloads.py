@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.inference import Precision, forward
-from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable
+from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable, use_graphs
 from pointcept.models.output import Output
 from pointcept.utils import device
 from pointcept.utils.checkpoint import load_weights
@@ -39,12 +39,12 @@ class Workload:
     Attributes:
         networks: those that run, for their parameters and FLOPs.
         call: does the work once on a batch.
-        before_timing: called once FLOPs are counted.
+        before_timing: called on the batch once FLOPs are counted; its time and its memory do not count.
     """
 
     networks: Sequence[nn.Module]
     call: Callable[[Mapping[str, Tensor]], Any]
-    before_timing: Callable[[], Any] | None = None
+    before_timing: Callable[[Mapping[str, Tensor]], Any] | None = None
 
 
 def is_distillation(cfg: Config) -> bool:
@@ -95,17 +95,17 @@ def _engine(cfg: Config, precision: Precision) -> Workload:
         return engine.logits(batch["grid_coord"], batch["feat"], batch["offset"])
 
     # The engine has its own copies of the weights: the plain model serves to count FLOPs and then leaves.
-    return Workload([model], call, before_timing=lambda: model.cpu())
+    return Workload([model], call, before_timing=lambda _: model.cpu())
 
 
 def _train(cfg: Config, precision: Precision) -> Workload:
     """Forward and backward of the deployed network with its own criteria."""
-    return _training(_network(cfg), precision)
+    return _training(_network(cfg), cfg, precision)
 
 
 def _distill(cfg: Config, precision: Precision) -> Workload:
     """Forward and backward of the distiller: teacher, student and all losses."""
-    return _training(_whole_model(cfg), precision)
+    return _training(_whole_model(cfg), cfg, precision)
 
 
 def _losses(cfg: Config, precision: Precision) -> Workload:
@@ -113,17 +113,19 @@ def _losses(cfg: Config, precision: Precision) -> Workload:
     model = cast(Distiller, _whole_model(cfg)).train()
     fixed: list[tuple[Output, Output]] = []
 
-    def call(batch: Mapping[str, Tensor]) -> Tensor:
+    def run_networks(batch: Mapping[str, Tensor]) -> None:
         with precision.context():
-            if not fixed:
-                student, teacher = model.outputs(batch)
-                fixed.append((model.student_leaves(student), teacher))
-            student, teacher = fixed[0]
+            student, teacher = model.outputs(batch)
+            fixed[:] = [(model.student_leaves(student), teacher)]
+
+    def call(batch: Mapping[str, Tensor]) -> Tensor:
+        ((student, teacher),) = fixed
+        with precision.context():
             loss = model.distillation_loss(model.student_leaves(student), replace(teacher, shared={}), batch)
         loss.backward()
         return loss.detach()
 
-    return Workload([], call)
+    return Workload([], call, before_timing=run_networks)
 
 
 def _step(cfg: Config, precision: Precision) -> Workload:
@@ -131,7 +133,7 @@ def _step(cfg: Config, precision: Precision) -> Workload:
     if cfg.optimizer is None:
         raise ConfigError("mode step needs the config key 'optimizer'")
     model = _whole_model(cfg)
-    return _training(model, precision, build_optimizer(cfg.optimizer, model, cfg.param_dicts))
+    return _training(model, cfg, precision, build_optimizer(cfg.optimizer, model, cfg.param_dicts))
 
 
 def _whole_model(cfg: Config) -> nn.Module:
@@ -139,8 +141,12 @@ def _whole_model(cfg: Config) -> nn.Module:
     return _loaded(build_model(cfg.model), cfg)
 
 
-def _training(model: nn.Module, precision: Precision, optimizer: torch.optim.Optimizer | None = None) -> Workload:
+def _training(
+    model: nn.Module, cfg: Config, precision: Precision, optimizer: torch.optim.Optimizer | None = None
+) -> Workload:
     model.train()
+    if cfg.cuda_graphs:
+        use_graphs(model, device.get_device())
     scaler = device.make_grad_scaler(precision.enabled, precision.dtype)
 
     def call(batch: Mapping[str, Tensor]) -> Tensor:

@@ -126,6 +126,7 @@ class PointTransformerV3(nn.Module):
         self.orders = (order,) if isinstance(order, str) else tuple(order)
         self.strides = tuple(stride)
         self.shuffle_orders = shuffle_orders
+        self._uncapturable = "recompute='block'" if recompute == "block" else "enable_rpe" if enable_rpe else None
         self.in_channels, self.out_channels = in_channels, dec_channels[0]
         self.stage_channels = tuple(enc_channels)
         encoder = (enc_depths, enc_channels, enc_num_head, enc_patch_size)
@@ -176,6 +177,10 @@ class PointTransformerV3(nn.Module):
         """The voxels whose features :meth:`encode` returns, per stage."""
         return pyramid.levels
 
+    def why_not_graphed(self) -> str | None:
+        """The option that a CUDA graph cannot hold, or None."""
+        return self._uncapturable and f"the backbone's {self._uncapturable} cannot be captured"
+
     def _level_orders(self) -> list[list[str]]:
         """The orders of every level; shuffled once per level in training where ``shuffle_orders`` is set."""
         orders, levels = list(self.orders), []
@@ -185,12 +190,31 @@ class PointTransformerV3(nn.Module):
             levels.append(orders)
         return levels
 
+    def draw_tables(self, tables: Sequence[str]) -> Tensor | None:
+        """Where orders are shuffled, the table that stands for each order at each level, for one batch.
+
+        Args:
+            tables: names of T orders, among them those of the network.
+
+        Returns:
+            (levels, T) int64 on the host, or None where every order stands for itself.
+        """
+        if not (self.shuffle_orders and self.training):
+            return None
+        places = [tables.index(name) for name in self.orders]
+        drawn = torch.arange(len(tables)).repeat(len(self.strides) + 1, 1)
+        for level, names in enumerate(self._level_orders()):
+            drawn[level, places] = torch.tensor([tables.index(name) for name in names])
+        return drawn
+
     def encode(self, feat: Tensor, pyramid: GridPyramid, watch: int | None = None) -> Encoded:
         """feat (N, in_channels) on the finest grid -> features (N_s, enc_channels[s]) after every stage.
 
-        ``watch`` cuts the graph at that stage: its features become a leaf that asks for a gradient.
+        ``watch`` cuts the graph at that stage: its features become a leaf that asks for a gradient. A pyramid of fixed
+        shapes shuffles the orders itself, see :meth:`draw_tables`.
         """
-        orders = self._level_orders()
+        levels = range(len(pyramid.levels))
+        orders = [list(self.orders) for _ in levels] if pyramid.fixed else self._level_orders()
         x = self.embedding(feat, pyramid.levels[0])
         features: list[Tensor] = []
         for s, grid in enumerate(pyramid.levels):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pointcept.models.modules import BatchNorm, DropPath, SubmanifoldConv
+from pointcept.models.modules import BatchNorm, DropPath, Linear, SubmanifoldConv, activation_name, norm_act
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
@@ -66,8 +66,8 @@ class PatchAttention(nn.Module):
         self.heads, self.patch_size = heads, patch_size
         self.scale = options.qk_scale or (channels // heads) ** -0.5
         self.attn_drop, self.upcast = options.attn_drop, options.upcast_attention
-        self.qkv = nn.Linear(channels, 3 * channels, bias=options.qkv_bias)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels, bias=options.qkv_bias)
+        self.proj = Linear(channels, channels)
         self.proj_drop = nn.Dropout(options.proj_drop)
         self.rpe = RelativePositionBias(patch_size, heads) if options.enable_rpe else None
 
@@ -100,9 +100,9 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, ratio: float, drop: float, recompute: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, int(channels * ratio))
+        self.fc1 = Linear(channels, int(channels * ratio))
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(int(channels * ratio), channels)
+        self.fc2 = Linear(int(channels * ratio), channels)
         self.drop = nn.Dropout(drop)
         self.recompute = recompute
 
@@ -127,7 +127,7 @@ class Block(nn.Module):
         self.order_index, self.pre_norm = order_index, options.pre_norm
         self.recompute = options.recompute == "block"
         self.cpe = nn.Sequential(
-            SubmanifoldConv(channels, channels, 3, bias=True), nn.Linear(channels, channels), nn.LayerNorm(channels)
+            SubmanifoldConv(channels, channels, 3, bias=True), Linear(channels, channels), nn.LayerNorm(channels)
         )
         self.norm1 = nn.Sequential(nn.LayerNorm(channels))
         self.attn = PatchAttention(channels, heads, patch_size, options)
@@ -173,14 +173,14 @@ class SerializedPooling(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, bn_momentum: float) -> None:
         super().__init__()
-        self.proj = nn.Linear(in_channels, out_channels)
+        self.proj = Linear(in_channels, out_channels)
         self.norm = nn.Sequential(BatchNorm(out_channels, eps=1e-3, momentum=bn_momentum))
         self.act = nn.Sequential(nn.GELU())
 
     def forward(self, x: Tensor, pooling: Pooling) -> Tensor:
         """x (N, in) -> (M, out) on the grid that ``pooling`` leads to."""
         x = ops.segment_max(self.proj(x), pooling.permutation, pooling.lengths)
-        return self.act(self.norm(x))
+        return norm_act(self.norm[0], x, activation_name(self.act[0]), pooling.coarse_real)
 
 
 class SerializedUnpooling(nn.Module):
@@ -198,13 +198,15 @@ class SerializedUnpooling(nn.Module):
     @staticmethod
     def _projection(in_channels: int, out_channels: int, bn_momentum: float) -> nn.Sequential:
         norm = BatchNorm(out_channels, eps=1e-3, momentum=bn_momentum)
-        return nn.Sequential(nn.Linear(in_channels, out_channels), norm, nn.GELU())
+        return nn.Sequential(Linear(in_channels, out_channels), norm, nn.GELU())
 
     def forward(self, x: Tensor, skip: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
         """x (M, in) and skip (N, skip) -> the sum (N, out), and the projected skip features (N, out)."""
-        up = ops.expand(self.proj(x), pooling.cluster, pooling.permutation, pooling.lengths)
-        skip = self.proj_skip(skip)
-        return skip + up, skip
+        linear, norm, act = self.proj
+        x = norm_act(norm, linear(x), activation_name(act), pooling.coarse_real)
+        linear, norm, act = self.proj_skip
+        skip = norm_act(norm, linear(skip), activation_name(act), pooling.fine_real)
+        return skip + ops.expand(x, pooling.cluster, pooling.permutation, pooling.lengths), skip
 
 
 class Embedding(nn.Module):
@@ -223,4 +225,4 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor, grid: VoxelGrid) -> Tensor:
         """x (N, in) -> (N, C)."""
         conv, norm, act = self.stem
-        return act(norm(conv(x, grid)))
+        return norm_act(norm, conv(x, grid), activation_name(act), grid.real)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
-from pointcept.models.modules import BatchNorm, InverseConv, StridedConv, SubmanifoldConv
+from pointcept.models.modules import BatchNorm, InverseConv, StridedConv, SubmanifoldConv, activation_name, norm_act
 from pointcept.structures import GridPyramid, VoxelGrid
 from pointcept.utils.errors import ConfigError
 
@@ -48,9 +48,9 @@ class BasicBlock(nn.Module):
         skip = x
         if self.proj is not None:
             conv, norm = self.proj
-            skip = norm(conv(x, grid))
-        x = F.relu(self.bn1(self.conv1(x, grid)))
-        return F.relu(self.bn2(self.conv2(x, grid)) + skip)
+            skip = norm_act(norm, conv(x, grid), real=grid.real)
+        x = norm_act(self.bn1, self.conv1(x, grid), "relu", grid.real)
+        return F.relu(norm_act(self.bn2, self.conv2(x, grid), real=grid.real) + skip)
 
 
 def _blocks(in_channels: int, channels: int, number: int) -> nn.Sequential:
@@ -94,7 +94,7 @@ class SpUNet(nn.Module):
                 f"SpUNet-v1m1: channels and layers need the same even number of values, got {channels} and {layers}"
             )
         stages = len(layers) // 2
-        self.strides = (2,) * stages
+        self.orders, self.strides = ("z",), (2,) * stages
         self.in_channels, self.out_channels, self.num_classes = in_channels, channels[-1], num_classes
         self.stage_channels = (base_channels, *channels[:stages])
         self.conv_input = nn.Sequential(
@@ -119,11 +119,19 @@ class SpUNet(nn.Module):
 
     def build_pyramid(self, grid_coord: Tensor, offset: Tensor) -> GridPyramid:
         """The grids that this backbone computes on; see :class:`GridPyramid`."""
-        return GridPyramid(grid_coord, offset, ("z",), self.strides)
+        return GridPyramid(grid_coord, offset, self.orders, self.strides)
 
     def serves(self, pyramid: GridPyramid) -> bool:
         """Whether a pyramid built for another network fits this one."""
         return pyramid.strides == self.strides
+
+    def why_not_graphed(self) -> str | None:
+        """None: a CUDA graph holds everything."""
+        return None
+
+    def draw_tables(self, tables: Sequence[str]) -> Tensor | None:
+        """None: the network has no orders to shuffle."""
+        return None
 
     def stage_grids(self, pyramid: GridPyramid) -> list[VoxelGrid]:
         """The voxels whose features :meth:`encode` returns, for the stem and per stage."""
@@ -139,11 +147,12 @@ class SpUNet(nn.Module):
         if duplicates is not None:
             feat = duplicates.mean(feat)
         conv, norm, act = self.conv_input
-        stem = act(norm(conv(feat, levels[0])))
+        stem = norm_act(norm, conv(feat, levels[0]), activation_name(act), levels[0].real)
         features = [stem.detach().requires_grad_() if watch == 0 else stem]
         for s, (down, blocks) in enumerate(zip(self.down, self.enc, strict=True)):
             conv, norm, act = down.children()
-            x = act(norm(conv(features[-1], levels[s], poolings[s])))
+            x = conv(features[-1], levels[s], poolings[s])
+            x = norm_act(norm, x, activation_name(act), levels[s + 1].real)
             for block in blocks.children():
                 x = block(x, levels[s + 1])
             if s + 1 == watch:
@@ -157,7 +166,7 @@ class SpUNet(nn.Module):
         x = encoded.features[-1]
         for s in reversed(range(len(poolings))):
             conv, norm, act = self.up[s].children()
-            up = act(norm(conv(x, levels[s], poolings[s])))
+            up = norm_act(norm, conv(x, levels[s], poolings[s]), activation_name(act), levels[s].real)
             x = torch.cat([up, encoded.features[s]], 1)
             for block in self.dec[s].children():
                 x = block(x, levels[s])

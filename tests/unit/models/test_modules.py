@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from pointcept.models.modules import BatchNorm, DropPath, SubmanifoldConv
+from pointcept.models.modules import BatchNorm, DropPath, SubmanifoldConv, activation_name, norm_act
 from pointcept.structures import GridPyramid
 
 
@@ -13,6 +14,37 @@ def test_one_row_is_normalised_by_the_running_statistics():
     x = torch.randn(1, 3)
     torch.testing.assert_close(norm(x), norm.eval()(x))
     torch.testing.assert_close(norm.running_mean, torch.ones(3))
+
+
+@pytest.mark.parametrize("momentum", [0.01, None])
+@pytest.mark.parametrize("act", [nn.GELU(), nn.ReLU()])
+def test_batch_norm_and_activation_train_as_those_of_pytorch(act, momentum):
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(3, eps=1e-3, momentum=momentum), nn.BatchNorm1d(3, eps=1e-3, momentum=momentum)
+    for _ in range(3):
+        x = torch.randn(10, 3)
+        torch.testing.assert_close(norm_act(ours, x, activation_name(act)), act(theirs(x)))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close(norm_act(ours.eval(), x, activation_name(act)), act(theirs.eval()(x)))
+
+
+def test_rows_of_padding_leave_no_trace_in_a_batch_norm():
+    torch.manual_seed(0)
+    padded, plain, x = BatchNorm(3), BatchNorm(3), torch.randn(10, 3)
+    expected = norm_act(plain, x[:6], "gelu")
+    found = norm_act(padded, x, "gelu", torch.tensor([6], dtype=torch.int32))
+    torch.testing.assert_close(found[:6], expected)
+    torch.testing.assert_close(padded.state_dict(), plain.state_dict())
+
+
+def test_norms_that_replace_ours_work_without_padding():
+    norm, x, real = BatchNorm(3).eval(), torch.randn(4, 3), torch.tensor([2], dtype=torch.int32)
+    replaced = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    assert isinstance(replaced, nn.SyncBatchNorm)
+    torch.testing.assert_close(norm_act(replaced, x, "relu"), norm_act(norm, x, "relu"))
+    with pytest.raises(AssertionError, match="SyncBatchNorm takes no padded rows"):
+        norm_act(replaced, x, "relu", real)
+    assert torch.equal(norm_act(nn.Identity(), x, "relu", real), x.relu())
 
 
 def test_drop_path_drops_rows_and_keeps_the_mean():

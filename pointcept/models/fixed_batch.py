@@ -1,0 +1,256 @@
+"""Batches in buffers of fixed shapes, with their octree laid out by CUDA graphs: what a captured network reads.
+
+A batch takes one transfer to the host, the sizes of its octree levels. Batches of similar sizes share buffers and
+graphs. Where a new layout is needed, it gets room for all batches seen so far, so that soon none is needed any more.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pointcept.structures import (
+    Capacities,
+    FixedPyramid,
+    Sizes,
+    Survey,
+    VoxelGrid,
+    read_report,
+    room_for,
+    survey,
+)
+from pointcept.utils import device
+from pointcept.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MAX_LAYOUTS = 6
+"""Layouts that are kept; the one that was not used for longest goes first, and with it what was captured for it."""
+_MOST_WASTE = 1.5  # buffers are used where they have room for at most this multiple of the batch
+_GROWTH = 1.1  # room that a layout may get beyond the batches that it is for
+
+
+@dataclass(eq=False)
+class Layout:
+    """Buffers of one shape: the sorted inputs and the octree of the batch that was laid out last.
+
+    Attributes:
+        pyramid: the octree.
+        feat: (capacity, C) features along the Morton order.
+        segment: (capacity,) labels in the same order, ``ignore_index`` in padding; None where batches have none.
+        replay: fills all of it from the input buffers.
+    """
+
+    pyramid: FixedPyramid
+    feat: Tensor
+    segment: Tensor | None
+    replay: Callable[[], Any]
+
+
+@dataclass(eq=False)
+class FixedBatch:
+    """A batch that lies in a :class:`Layout`, until the next one is laid out; stands in for a ``GridPyramid``.
+
+    Attributes:
+        layout: where it lies.
+        sizes: of its octree levels.
+        voxels: N, rows of the batch.
+        version: of the layouts when the batch was laid out, see :meth:`Layouts.check`.
+        levels: the grids of all resolutions with their real rows.
+        distinct_levels: the same with every voxel of the finest grid once.
+    """
+
+    layout: Layout
+    sizes: Sizes
+    voxels: int
+    version: int
+    levels: list[VoxelGrid]
+    distinct_levels: list[VoxelGrid]
+
+    def distinct(self) -> tuple[list[VoxelGrid], list[Any]]:
+        """The grids with every voxel once; poolings are inside the graphs."""
+        return self.distinct_levels, []
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Downsampling factors between levels."""
+        return self.layout.pyramid.strides
+
+    def serves(self, orders: tuple[str, ...], strides: tuple[int, ...]) -> bool:
+        """Whether a network with these orders and strides can use this octree."""
+        return set(orders) <= set(self.layout.pyramid.orders) and strides == self.strides
+
+
+@dataclass(eq=False)
+class _Inputs:
+    """Input buffers, the graph that sorts what lies in them, and the layout that is made of it."""
+
+    grid_coord: Tensor
+    feat: Tensor
+    segment: Tensor | None
+    ends: Tensor
+    replay: Callable[[], Survey]
+    sorted: Survey | None = None
+    layout: Layout | None = None
+
+
+class Layouts:
+    """Lays out batches for networks with the same orders and strides.
+
+    Args:
+        in_channels: C.
+        orders: serialization orders.
+        strides: downsampling factor from each level to the next, powers of two.
+        ignore_index: label of padding.
+        where: the device; on the CPU the same work is done without graphs.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        orders: Sequence[str],
+        strides: tuple[int, ...],
+        ignore_index: int,
+        where: torch.device,
+    ) -> None:
+        self.orders = ("z", *(order for order in orders if order != "z"))
+        self.in_channels, self.strides, self.ignore_index, self.device = in_channels, strides, ignore_index, where
+        climbs = [stride.bit_length() - 1 for stride in strides]
+        self._shifts = [sum(climbs[:i]) for i in range(len(climbs) + 1)]
+        self._inputs: OrderedDict[tuple[tuple[int, bool], int], _Inputs] = OrderedDict()
+        self._seen: dict[tuple[int, bool], Sizes] = {}
+        self._pool = device.graph_pool(where)
+        self._version = 0
+
+    def serves(self, orders: tuple[str, ...], strides: tuple[int, ...]) -> bool:
+        """Whether a network with these orders and strides can use these layouts."""
+        return set(orders) <= set(self.orders) and strides == self.strides
+
+    def lay_out(self, batch: Mapping[str, Tensor]) -> FixedBatch:
+        """Put a batch into buffers of fixed shapes.
+
+        Args:
+            batch: ``grid_coord`` (N, 3), ``feat`` (N, C), ``offset`` (B,), and ``segment`` (N,) if there are labels.
+
+        Raises:
+            DataError: an empty scan, offsets that do not fit, coordinates out of range.
+        """
+        n = len(batch["grid_coord"])
+        if n == 0:
+            raise DataError("the batch has no voxel")
+        kind = len(batch["offset"]), "segment" in batch
+        self._version += 1
+        inputs = self._fill(kind, self._room(kind, n), batch)
+        assert inputs.sorted is not None
+        sizes = read_report(inputs.sorted.report, len(self._shifts), n)
+        self._seen[kind] = sizes.union(self._seen.get(kind, sizes))
+        layout = self._known(inputs, sizes) or self._new(kind, inputs, sizes, batch)
+        layout.replay()
+        pyramid = layout.pyramid
+        return FixedBatch(
+            layout, sizes, n, self._version, pyramid.stage_grids(sizes), pyramid.stage_grids(sizes, distinct=True)
+        )
+
+    def check(self, batch: FixedBatch) -> None:
+        """Raise RuntimeError if another batch has taken the buffers meanwhile."""
+        if batch.version != self._version:
+            raise RuntimeError(
+                "the octree of this batch has been overwritten by a later batch: finish forward and backward of one "
+                "batch before the next, or train without graphs (cuda_graphs=False)"
+            )
+
+    def _room(self, kind: tuple[int, bool], n: int) -> int:
+        """Room for a batch of n voxels: the largest that there is, unless it is far too large, or new room."""
+        fitting = [room for known, room in self._inputs if known == kind and n < room <= _MOST_WASTE * n]
+        return max(fitting, default=room_for(n))
+
+    def _fill(self, kind: tuple[int, bool], room: int, batch: Mapping[str, Tensor]) -> _Inputs:
+        """Put a batch into input buffers, made now if there are none, and sort it."""
+        inputs = self._inputs.get((kind, room))
+        if inputs is None:
+            if len(self._inputs) == MAX_LAYOUTS:
+                self._inputs.popitem(last=False)
+            inputs = self._inputs[kind, room] = self._make_inputs(kind, room)
+        self._inputs.move_to_end((kind, room))
+        n = len(batch["grid_coord"])
+        inputs.grid_coord[:n].copy_(batch["grid_coord"], non_blocking=True)
+        inputs.feat[:n].copy_(batch["feat"], non_blocking=True)
+        inputs.ends.copy_(batch["offset"], non_blocking=True)
+        if inputs.segment is not None:
+            inputs.segment[:n].copy_(batch["segment"], non_blocking=True)
+        inputs.sorted = inputs.replay()
+        return inputs
+
+    def _make_inputs(self, kind: tuple[int, bool], room: int) -> _Inputs:
+        scans, labelled = kind
+        grid_coord = torch.zeros(room, 3, dtype=torch.int64, device=self.device)
+        ends = torch.arange(1, scans + 1, dtype=torch.int32, device=self.device)
+        replay = device.capture(
+            lambda: survey(grid_coord, None, ends, self.orders, self._shifts), self.device, self._pool
+        )
+        return _Inputs(
+            grid_coord,
+            torch.zeros(room, self.in_channels, device=self.device),
+            torch.full((room,), self.ignore_index, dtype=torch.int64, device=self.device) if labelled else None,
+            ends,
+            replay,
+        )
+
+    @staticmethod
+    def _known(inputs: _Inputs, sizes: Sizes) -> Layout | None:
+        """The latest layout behind these buffers, if the batch fits into it."""
+        layout = inputs.layout
+        return layout if layout is not None and layout.pyramid.capacities.fits(sizes) else None
+
+    def _new(self, kind: tuple[int, bool], inputs: _Inputs, sizes: Sizes, batch: Mapping[str, Tensor]) -> Layout:
+        """A layout with room for all batches like this one so far, in the place of those that it makes superfluous.
+
+        Batches of other numbers of scans get the same room, so that one's memory serves the other.
+        """
+        similar = [seen for seen in self._seen.values() if seen.rows[0] <= _MOST_WASTE / _GROWTH * sizes.rows[0]]
+        rows = functools.reduce(Sizes.union, similar, sizes)
+        if self._seen[kind] not in similar:
+            self._seen[kind] = sizes  # batches have become much smaller
+        seen = Sizes(rows.ends, rows.distinct, self._seen[kind].repeated, self._seen[kind].copies)
+        room = room_for(rows.rows[0])
+        for known in [known for known in self._inputs if room / _MOST_WASTE < known[1] < room]:
+            del self._inputs[known]
+        if len(inputs.grid_coord) < room:
+            inputs = self._fill(kind, room, batch)
+        inputs.layout = None  # its memory serves the next one
+        inputs.layout = self._capture(inputs, Capacities.choose(len(inputs.grid_coord), seen))
+        logger.info("graphs: room for %s voxels of %d scans", inputs.layout.pyramid.capacities.rows, kind[0])
+        return inputs.layout
+
+    def _capture(self, inputs: _Inputs, capacities: Capacities) -> Layout:
+        def build() -> Layout:
+            batch = inputs.sorted
+            assert batch is not None
+            pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities)
+            feat = inputs.feat.index_select(0, pyramid.source)
+            segment = None
+            if inputs.segment is not None:
+                padding = torch.arange(len(feat), device=self.device) >= inputs.ends[-1]
+                segment = inputs.segment.index_select(0, pyramid.source).masked_fill_(padding, self.ignore_index)
+            return Layout(pyramid, feat, segment, lambda: None)
+
+        if self.device.type == "cuda":
+            device.warm_up(build, self.device)
+            layout, replay = device.record(build, self.device, self._pool)
+            layout.replay = replay
+            return layout
+        layout = build()
+
+        def refill() -> None:
+            fresh = build()
+            layout.pyramid, layout.feat, layout.segment = fresh.pyramid, fresh.feat, fresh.segment
+
+        layout.replay = refill
+        return layout

@@ -1,0 +1,223 @@
+"""Networks on batches of fixed shapes, on a GPU as CUDA graphs: the same losses, gradients and statistics."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pointcept.models import build_model, graphed, use_graphs
+from pointcept.ops import backend
+
+from .conftest import make_batch
+
+SIZES = ((150, 90), (160, 80), (60, 200), (300, 310), (150, 90))
+
+
+@pytest.fixture(autouse=True)
+def on_any_device(monkeypatch):
+    """Let the CPU do the same work without graphs."""
+    plain = graphed.why_not_graphed
+
+    def why_not(segmentor, where):
+        reason = plain(segmentor, where)
+        return None if reason is not None and "need a GPU" in reason else reason
+
+    monkeypatch.setattr("pointcept.models.segmentor.why_not_graphed", why_not)
+
+
+def without_chance(config: dict) -> dict:
+    """No drop path: its draws depend on the number of rows."""
+    config = copy.deepcopy(config)
+    for name in ("teacher", "student"):
+        if name in config:
+            config[name] = without_chance(config[name])
+    if config.get("backbone", {}).get("type") == "PT-v3m1":
+        config["backbone"]["drop_path"] = 0.0
+    return config
+
+
+def pair(config: dict, device: torch.device) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The same model twice, the second one with graphs."""
+    torch.manual_seed(0)
+    plain = build_model(without_chance(config)).train()
+    torch.manual_seed(0)
+    model = build_model(without_chance(config)).train()
+    model.load_state_dict(plain.state_dict())
+    if hasattr(plain, "teacher"):
+        model.teacher.load_state_dict(plain.teacher.state_dict())
+    plain, model = plain.to(device), model.to(device)
+    assert use_graphs(model, device)
+    return plain, model
+
+
+def step(model, batch, seed=5, dtype=None):
+    torch.manual_seed(seed)
+    model.zero_grad(set_to_none=True)
+    device = batch["feat"].device.type
+    with torch.autocast(device, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        result = model(batch)
+    result["loss"].backward()
+    return result
+
+
+def on(device, **options):
+    return {key: value.to(device) for key, value in make_batch(**options).items()}
+
+
+def close(model, plain, tolerance):
+    ours, theirs = dict(model.named_parameters()), dict(plain.named_parameters())
+    for name, parameter in ours.items():
+        expected = theirs[name].grad
+        bound = tolerance * (expected.abs().max() + 1e-3)
+        assert (parameter.grad - expected).abs().max() <= bound, name
+    for buffer, expected in zip(model.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+@pytest.mark.parametrize("kind", ["ptv3", "unet"])
+def test_losses_gradients_and_statistics(small_segmentor, small_unet, device, kind, distinct):
+    plain, model = pair(small_segmentor if kind == "ptv3" else small_unet, device)
+    for seed, sizes in enumerate(SIZES):
+        batch = on(device, sizes=sizes, seed=seed, distinct=distinct)
+        expected, found = step(plain, batch), step(model, batch)
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
+        assert found["losses"].keys() == expected["losses"].keys()
+        close(model, plain, 1e-3)
+
+
+def test_the_log_keeps_its_losses(small_segmentor, device):
+    _, model = pair(small_segmentor, device)
+    first = step(model, on(device, seed=0))
+    kept = first["loss"].item(), first["losses"]["LovaszLoss"].item()
+    step(model, on(device, seed=1))
+    assert kept == (first["loss"].item(), first["losses"]["LovaszLoss"].item())
+
+
+LOSSES = [{"type": "KLDLoss"}, {"type": "GradGuidedLoss"}, {"type": "TopoLoss", "max_points": 16}]
+
+
+@pytest.mark.parametrize("kind", ["ptv3", "unet", "own grids"])
+def test_distillation(small_segmentor, small_unet, device, kind):
+    teacher = copy.deepcopy(small_segmentor)
+    teacher["backbone"].update(enc_depths=(2, 2))
+    student = small_unet if kind == "unet" else copy.deepcopy(small_segmentor)
+    losses = copy.deepcopy(LOSSES)
+    if kind == "own grids":
+        student["backbone"]["stride"] = (4,)
+    config = {
+        "type": "Distiller", "teacher": teacher, "student": student, "teacher_weight": "random", "losses": losses
+    }  # fmt: skip
+    plain, model = pair(config, device)
+    for seed in range(3):
+        batch = on(device, sizes=(150 + seed, 90), seed=seed)
+        expected, found = step(plain, batch), step(model, batch)
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-3, atol=1e-4)
+        close(model, plain, 5e-3)
+
+
+def test_gradients_add_up_over_batches(small_segmentor, device):
+    plain, model = pair(small_segmentor, device)
+    for network in (plain, model):
+        torch.manual_seed(3)
+        for seed in range(2):
+            network(on(device, seed=seed))["loss"].backward()
+    close(model, plain, 1e-3)
+
+
+def test_evaluation_is_as_without(small_segmentor, device):
+    plain, model = pair(small_segmentor, device)
+    batch = on(device, seed=0)
+    step(plain, batch)
+    step(model, batch)
+    with torch.no_grad():
+        found, expected = model.eval()(batch)["seg_logits"], plain.eval()(batch)["seg_logits"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_captured(small_segmentor, device):
+    for options, message in (({"recompute": "block"}, "recompute='block'"), ({"enable_rpe": True}, "enable_rpe")):
+        backbone = {**small_segmentor["backbone"], "enable_flash": False, **options}
+        model = build_model({**small_segmentor, "backbone": backbone})
+        assert message in model.use_graphs(device)
+        assert not use_graphs(model, device)
+    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_model(small_segmentor))
+    assert "sync_bn" in synchronised.use_graphs(device)
+
+
+def test_the_buffers_of_a_batch_are_guarded(small_segmentor, device):
+    _, model = pair(small_segmentor, device)
+    first = model.lay_out(on(device, seed=0))
+    model.lay_out(on(device, seed=1))
+    with pytest.raises(RuntimeError, match="overwritten by a later batch"):
+        model.network({}, first)
+
+
+def test_orders_are_drawn_as_without_graphs(small_segmentor):
+    backbone = build_model(small_segmentor).train().backbone
+    torch.manual_seed(2)
+    names = backbone._level_orders()
+    torch.manual_seed(2)
+    tables = ("z", "hilbert", "z-trans", "hilbert-trans")
+    drawn = backbone.draw_tables(tables)
+    for level, row in zip(names, drawn.tolist(), strict=True):
+        assert [tables[row[tables.index(name)]] for name in backbone.orders] == level
+    assert backbone.eval().draw_tables(tables) is None
+
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=gpu), pytest.param(torch.bfloat16, marks=gpu)])
+@pytest.mark.parametrize("kind", ["ptv3", "unet"])
+def test_half_precision_is_as_good_as_without_graphs(small_segmentor, small_unet, kind, dtype):
+    """Against float32: both have the rounding of their number format, and graphs no more."""
+    cuda = torch.device("cuda")
+    plain, model = pair(small_segmentor if kind == "ptv3" else small_unet, cuda)
+    exact = copy.deepcopy(plain)
+    for seed in range(3):
+        batch = on(cuda, sizes=(900, 700), extent=40, seed=seed)
+        with backend.override("torch"):
+            expected = step(exact, batch)["loss"]
+        losses = [step(network, batch, dtype=dtype)["loss"] for network in (plain, model)]
+        assert (losses[1] - expected).abs() <= 2 * (losses[0] - expected).abs() + 1e-2 * expected.abs()
+        errors = [
+            sum((p.grad - q.grad).square().sum() for p, q in zip(n.parameters(), exact.parameters(), strict=True))
+            for n in (plain, model)
+        ]
+        assert errors[1] <= 1.5 * errors[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_one_backward_pass_and_none_after_the_next_batch(small_segmentor):
+    cuda = torch.device("cuda")
+    _, model = pair(small_segmentor, cuda)
+    batch = on(cuda, seed=0)
+    loss = model(batch)["loss"]
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="runs once"):
+        loss.backward()
+    loss = model(batch)["loss"]
+    model(batch)
+    with pytest.raises(RuntimeError, match=r"overwritten by a later batch|runs once"):
+        loss.backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_training_goes_the_same_way(small_segmentor):
+    """Weights that an optimizer changes, and statistics, are what the graphs read."""
+    cuda = torch.device("cuda")
+    plain, model = pair(small_segmentor, cuda)
+    losses = []
+    for network in (plain, model):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+        losses.append([])
+        for seed in range(8):
+            losses[-1].append(step(network, on(cuda, sizes=(400, 350), seed=seed % 2))["loss"].item())
+            optimizer.step()
+    torch.testing.assert_close(losses[0], losses[1], rtol=2e-2, atol=1e-3)
+    assert losses[1][-1] < losses[1][0]
