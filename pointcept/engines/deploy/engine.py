@@ -4,17 +4,12 @@
     labels = engine.predict(points)     # (N, 4) x, y, z [m], strength -> (N,) int64
     logits = engine.logits(grid_coord, feat, offset)
 
-A batch takes one transfer to the host (the sizes of its octree levels) and two graphs. A graph serves every
-batch that fits into its capacities; a new one is captured where none fits.
+Point Transformer V3 runs on kernels of its own for deployment, other segmentors on those of training.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.engines.defaults import load_config
+from pointcept.engines.deploy.captured_ptv3 import CapturedPTv3
 from pointcept.engines.deploy.folding import Target
+from pointcept.engines.deploy.network_graphed import GraphedSegmentor
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
-from pointcept.engines.deploy.plan import Survey, build_levels, choose_capacities, read_report, round_up, survey
 from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.models import build_inference_model
 from pointcept.models.point_transformer_v3 import PointTransformerV3
-from pointcept.models.segmentor import DefaultSegmentorV2
+from pointcept.models.segmentor import DefaultSegmentorV2, Segmentor
 from pointcept.ops import backend, padded
 from pointcept.utils import device
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
-
-logger = logging.getLogger(__name__)
 
 DTYPES = {
     "float16": torch.float16,
@@ -44,27 +38,13 @@ DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
 }
-MAX_GRAPHS = 8
-"""Graphs of the network that are kept; the one that was not used for longest goes first."""
-_MOST_WASTE = 4  # a graph is used where its finest capacity is at most this multiple of the batch
-
-
-@dataclass
-class _Entry:
-    """The input buffers of one capacity and the sorted batch that comes out of them."""
-
-    grid_coord: Tensor
-    feat: Tensor
-    ends: Tensor
-    replay: Callable[[], Survey]
-    batch: Survey | None = None
 
 
 class InferenceEngine:
     """Runs a trained segmentation network.
 
     Args:
-        model: a segmentor with its weights: ``DefaultSegmentorV2`` with the backbone ``PT-v3m1``.
+        model: a segmentor with its weights.
         dtype: "float16", "bfloat16" or "float32", also as a torch dtype; by default float16 on a GPU and float32
             on the CPU. In half precision products are half; sums, norms and the residual stream are float32.
         preprocessing: what :meth:`predict` does with points; :meth:`from_config` reads it from a config.
@@ -91,11 +71,6 @@ class InferenceEngine:
             raise ConfigError(f"inference engine: dtype {self.dtype}: {did_you_mean(str(self.dtype), DTYPES)}")
         self.preprocessing = preprocessing
         self._network = _deployed(model.eval(), Target(self.dtype, self.device))
-        climbs = [stride.bit_length() - 1 for stride in self._network.strides]
-        self._shifts = [sum(climbs[:i]) for i in range(len(climbs) + 1)]
-        self._pool = device.graph_pool(self.device)
-        self._entries: dict[tuple[int, int], _Entry] = {}
-        self._graphs: OrderedDict[tuple[int, int, tuple[int, ...]], Callable[[], Tensor]] = OrderedDict()
 
     @classmethod
     def from_config(
@@ -180,78 +155,19 @@ class InferenceEngine:
             raise DataError(f"feat must be ({n}, {channels}) for this network and grid_coord, got {tuple(feat.shape)}")
         if offset.dim() != 1 or not 1 <= len(offset) <= padded.MAX_SCANS:
             raise DataError(f"offset must be (B,), B from 1 to {padded.MAX_SCANS}, got {tuple(offset.shape)}")
-        key = self._room(n), len(offset)
-        entry = self._entry(key)
-        entry.grid_coord[:n].copy_(grid_coord, non_blocking=True)
-        entry.feat[:n].copy_(feat, non_blocking=True)
-        entry.ends.copy_(offset, non_blocking=True)
-        entry.batch = entry.replay()
-        counts = read_report(entry.batch.report, len(self._shifts), n)
-        return self._graph(key, counts)()[:n]
-
-    def _room(self, n: int) -> int:
-        """The smallest capacity of input buffers that there is and suits, or a new one."""
-        fitting = [room for room, _ in self._entries if n <= room <= _MOST_WASTE * n]
-        return min(fitting, default=round_up(n))
-
-    def _entry(self, key: tuple[int, int]) -> _Entry:
-        """The input buffers for a capacity and a number of scans, made now if there are none."""
-        room, scans = key
-        if key not in self._entries:
-            if len(self._entries) == MAX_GRAPHS:
-                oldest = next(iter(self._entries))
-                del self._entries[oldest]
-                for graph in [graph for graph in self._graphs if graph[:2] == oldest]:
-                    del self._graphs[graph]
-            grid_coord = torch.zeros(room, 3, dtype=torch.int64, device=self.device)
-            feat = torch.zeros(room, self._network.in_channels, device=self.device)
-            ends = torch.arange(1, scans + 1, dtype=torch.int32, device=self.device)
-            orders, shifts = self._network.orders, self._shifts
-            replay = device.capture(lambda: survey(grid_coord, feat, ends, orders, shifts), self.device, self._pool)
-            self._entries[key] = _Entry(grid_coord, feat, ends, replay)
-        return self._entries[key]
-
-    def _graph(self, key: tuple[int, int], counts: list[int]) -> Callable[[], Tensor]:
-        """A graph whose capacities hold ``counts``, captured now if there is none."""
-        entry, room = self._entries[key], key[0]
-        for known in reversed(self._graphs):
-            fits = all(count <= capacity for count, capacity in zip(counts, known[2], strict=True))
-            if known[:2] == key and fits:
-                self._graphs.move_to_end(known)
-                return self._graphs[known]
-        capacities = (room, *(min(room, capacity) for capacity in choose_capacities(counts)[1:]))
-        if len(self._graphs) == MAX_GRAPHS:
-            self._graphs.popitem(last=False)
-        start, network, shifts = time.perf_counter(), self._network, self._shifts
-
-        def run() -> Tensor:
-            batch = entry.batch
-            assert batch is not None
-            return network(batch.feat, batch.position, build_levels(batch, shifts, capacities))
-
-        replay = device.capture(run, self.device, self._pool)
-        self._graphs[room, key[1], capacities] = replay
-        logger.info(
-            "inference engine: ready for up to %s voxels per level after %.2f s (%d graphs, %d input buffers)",
-            capacities,
-            time.perf_counter() - start,
-            len(self._graphs),
-            len(self._entries),
-        )
-        return replay
+        return self._network(grid_coord, feat, offset)
 
 
-def _deployed(model: nn.Module, target: Target) -> DeployedPTv3:
+def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegmentor:
     """The folded network of a segmentor.
 
     Raises:
         ConfigError: there is none.
     """
     backbone = getattr(model, "backbone", None)
-    if not isinstance(model, DefaultSegmentorV2) or not isinstance(backbone, PointTransformerV3):
-        got = type(model).__name__ + (f" with {type(backbone).__name__}" if backbone is not None else "")
-        raise ConfigError(
-            f"the inference engine supports DefaultSegmentorV2 with the backbone PT-v3m1, got {got}; "
-            "other networks run without it"
-        )
-    return DeployedPTv3(backbone, model.seg_head, target)
+    if isinstance(model, DefaultSegmentorV2) and isinstance(backbone, PointTransformerV3):
+        return CapturedPTv3(DeployedPTv3(backbone, model.seg_head, target), target.device)
+    if isinstance(model, Segmentor) and not isinstance(backbone, PointTransformerV3):
+        return GraphedSegmentor(model, target)
+    got = type(model).__name__ + (f" with {type(backbone).__name__}" if backbone is not None else "")
+    raise ConfigError(f"the inference engine supports segmentors, got {got}; other networks run without it")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.engines.deploy.folding import Affine, Target, norm_scale
-from pointcept.engines.deploy.plan import PaddedLevel, neighbour_maps
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.point_transformer_v3.layers import Block, SerializedPooling, SerializedUnpooling
 from pointcept.ops import padded
+from pointcept.structures.octree_plan import PaddedLevel, neighbour_maps
 from pointcept.utils.errors import ConfigError
 
 

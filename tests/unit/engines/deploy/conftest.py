@@ -35,6 +35,7 @@ def make_model(fill: Callable[[nn.Module], nn.Module]) -> Callable[..., nn.Modul
 
     def make(config: str, patch_size: int | None = None, **backbone: Any) -> nn.Module:
         model = load_config(CONFIGS / config).to_dict()["model"]
+        model = model.get("student", model)
         if patch_size is not None:
             for side in ("enc", "dec"):
                 key = f"{side}_patch_size"
