@@ -41,6 +41,8 @@ setup(
         **{f"spconv-cu{cuda}": [f"spconv-cu{cuda}>=2.3.6"] for cuda in (118, 120, 121, 124)},
         "spconv-triton": ["spconv-triton>=1.0"],
         "flash-attn": ["flash-attn>=2.5"],
+        # tools/benchmark.py --plot
+        "plot": ["matplotlib>=3.7"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         "dev": [
@@ -53,6 +55,7 @@ setup(
             "protobuf>=4,<8",
             "google-crc32c>=1.5",
             "embreex>=4.4",
+            "matplotlib>=3.7",
         ],
     },
 )

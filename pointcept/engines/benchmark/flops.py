@@ -10,7 +10,8 @@ products the counter can see; the kernels of the others it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,6 +69,18 @@ def count_flops(model: nn.Module, batch: Mapping[str, Any], precision: Precision
         batch: on the device.
         precision: of the pass; it does not change the number.
     """
+    with counted(model) as so_far:
+        forward(model, {key: value for key, value in batch.items() if key != "segment"}, precision)
+        return so_far()
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count what ``model`` does inside ``with``, in evaluation and on the backend ``torch``.
+
+    Yields:
+        A function that says how many FLOPs there were so far.
+    """
     counter, known = FlopCounterMode(display=False), _ByFormula()
     handles = [
         handle
@@ -83,13 +96,12 @@ def count_flops(model: nn.Module, batch: Mapping[str, Any], precision: Precision
     training = model.training
     try:
         model.eval()
-        with backend.override("torch"), counter:
-            forward(model, {key: value for key, value in batch.items() if key != "segment"}, precision)
+        with backend.override("torch", "the count of FLOPs"), counter:
+            yield lambda: counter.get_total_flops() + known.correction
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() + known.correction
 
 
 class _ByFormula:

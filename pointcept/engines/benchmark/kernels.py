@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 KERNEL = "kernel"
 ON_THE_DEVICE = (KERNEL, "gpu_memcpy", "gpu_memset")  # categories of the trace
+LAUNCH = ("cuda_runtime", "cuda_driver")
+OPERATION, RANGE = "cpu_op", "user_annotation"
 
 
 @dataclass(frozen=True)
@@ -66,22 +69,38 @@ def profile_device(call: Callable[[], Any], iterations: int, top: int = 0) -> De
     Returns:
         None where there is no GPU, or where the driver does not let this process profile it.
     """
-    if device.device_count() == 0:
-        return None
-    try:
-        _trace(call, 1)  # the profiler's own start may fall into the first session
-        activity = summarise(_trace(call, iterations), iterations, top)
-    except (RuntimeError, ValueError, OSError) as error:
-        logger.warning("torch.profiler failed, so launches and busy time are unknown: %s", error)
-        return None
-    if activity is None:
+    events = trace_device(call, iterations)
+    activity = None if events is None else summarise(events, iterations, top)
+    if events is not None and activity is None:
         logger.warning("torch.profiler saw no kernel, so launches and busy time are unknown (is CUPTI allowed here?)")
     return activity
 
 
-def _trace(call: Callable[[], Any], iterations: int) -> list[Mapping[str, Any]]:
+def trace_device(call: Callable[[], Any], iterations: int, host: bool = False) -> list[Mapping[str, Any]] | None:
+    """Run ``call`` under the profiler and return the events of its trace.
+
+    Args:
+        call: one iteration.
+        iterations: how often, after a first one that is not in the trace.
+        host: also record operations and ranges of the host, which slows it.
+
+    Returns:
+        None where there is no GPU, or where the driver does not let this process profile it.
+    """
+    if device.device_count() == 0:
+        return None
+    try:
+        _trace(call, 1, host)  # the profiler's own start may fall into the first session
+        return _trace(call, iterations, host)
+    except (RuntimeError, ValueError, OSError) as error:
+        logger.warning("torch.profiler failed, so launches and busy time are unknown: %s", error)
+        return None
+
+
+def _trace(call: Callable[[], Any], iterations: int, host: bool) -> list[Mapping[str, Any]]:
     device.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    activities = [ProfilerActivity.CUDA, *([ProfilerActivity.CPU] if host else [])]
+    with profile(activities=activities) as profiler:
         for _ in range(iterations):
             call()
         device.synchronize()
@@ -128,6 +147,50 @@ def summarise(events: Iterable[Mapping[str, Any]], iterations: int, top: int = 0
         busy_ms=covered(spans) / 1000 / iterations,
         top=tuple(KernelTime(n, len(times[n]) / iterations, sum(times[n]) / 1000 / iterations) for n in ranking),
     )
+
+
+def split_by_range(events: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, list[Mapping[str, Any]]]:
+    """What the device did for each range of the host.
+
+    A kernel belongs to the range in which the host began the operation that launched it, or, where it was launched
+    outside any operation of PyTorch (as our own kernels are), in which the launch itself began.
+
+    Args:
+        events: of a trace that also has those of the host.
+        prefix: of the names of the ranges, which do not overlap; other ranges are ignored.
+
+    Returns:
+        Name without prefix -> events on the device; those that belong to no range under "".
+    """
+    ranges = sorted(
+        (float(event["ts"]), float(event["ts"]) + float(event.get("dur", 0.0)), event["name"].removeprefix(prefix))
+        for event in events
+        if event.get("cat") == RANGE and event["name"].startswith(prefix)
+    )
+    begins = [begin for begin, _, _ in ranges]
+    operations, launches = _begins(events, (OPERATION,), "External id"), _begins(events, LAUNCH, "correlation")
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") not in ON_THE_DEVICE:
+            continue
+        ids = event.get("args", {})
+        name = ""
+        for moment in (operations.get(ids.get("External id")), launches.get(ids.get("correlation"))):
+            place = -1 if moment is None else bisect_right(begins, moment) - 1
+            if place >= 0 and moment is not None and moment <= ranges[place][1]:
+                name = ranges[place][2]
+                break
+        found[name].append(event)
+    return dict(found)
+
+
+def _begins(events: Iterable[Mapping[str, Any]], categories: Sequence[str], key: str) -> dict[Any, float]:
+    """When the events of the host began, by the number that they share with what they started."""
+    return {
+        event["args"][key]: float(event["ts"])
+        for event in events
+        if event.get("cat") in categories and key in event.get("args", {})
+    }
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:

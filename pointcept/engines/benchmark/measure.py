@@ -18,12 +18,15 @@ from pointcept.engines.benchmark.flops import count_flops, parameter_count
 from pointcept.engines.benchmark.inputs import make_batch
 from pointcept.engines.benchmark.kernels import KernelTime, profile_device
 from pointcept.engines.benchmark.plan import Case, Settings
+from pointcept.engines.benchmark.stages import StageCost, measure_stages
 from pointcept.engines.benchmark.workloads import DTYPES, Workload, build_workload, float32_products
 from pointcept.engines.inference import Precision
 from pointcept.ops import backend
 from pointcept.utils import device
 
 logger = logging.getLogger(__name__)
+
+STAGED = "infer"  # the mode whose call is the forward pass of one network, stage after stage
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class Row:
         median_ms, p99_ms: over the iterations.
         fps: scans per second, from the median.
         launches, kernels, copies, busy_ms: per iteration, see :class:`DeviceActivity`.
-        peak_bytes: most GPU memory that tensors took at a time, weights included.
-        reserved_bytes: most GPU memory that PyTorch took from the driver.
+        peak_bytes: most GPU memory that tensors took at a time, from the first call of the warm-up, weights included.
+        reserved_bytes: most GPU memory that PyTorch took from the driver, in the same time.
         speedup, memory_ratio: median of the baseline / median, and peak memory / that of the baseline.
         top: the kernels that took longest.
+        stages: what each stage of the network costs, where that was asked for.
         error: why there is no measurement.
     """
 
@@ -69,6 +73,7 @@ class Row:
     speedup: float | None = None
     memory_ratio: float | None = None
     top: tuple[KernelTime, ...] = field(default=())
+    stages: tuple[StageCost, ...] = field(default=())
     error: str | None = None
 
 
@@ -99,7 +104,7 @@ def measure(case: Case, settings: Settings) -> Row:
 def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tensor]) -> Row:
     precision, tf32 = DTYPES[case.dtype]
     device.seed_everything(settings.seed)
-    with backend.override(case.backend), float32_products(tf32):
+    with backend.override(case.backend, "--backend"), float32_products(tf32):
         workload = build_workload(case.mode, case.cfg, precision)
         on_device = device.move(batch, device.get_device())
         row = replace(
@@ -112,11 +117,12 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
             return workload.call(on_device)
 
         if workload.before_timing is not None:
-            workload.before_timing()
+            workload.before_timing(on_device)
         release()
+        # Before the warm-up: it captures CUDA graphs, and what these keep for themselves is allocated then only.
+        device.reset_peak_memory()
         for _ in range(settings.warmup):
             call()
-        device.reset_peak_memory()
         times = wall_times(call, settings.iterations)
         median = float(np.median(times))
         row = replace(
@@ -128,16 +134,18 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
             reserved_bytes=device.peak_reserved_memory() or None,
         )
         activity = profile_device(call, settings.profiled, settings.top)
-        if activity is None:
-            return row
-        return replace(
-            row,
-            launches=activity.launches,
-            kernels=activity.kernels,
-            copies=activity.copies,
-            busy_ms=activity.busy_ms,
-            top=activity.top,
-        )
+        if activity is not None:
+            row = replace(
+                row,
+                launches=activity.launches,
+                kernels=activity.kernels,
+                copies=activity.copies,
+                busy_ms=activity.busy_ms,
+                top=activity.top,
+            )
+        if settings.stages and case.mode == STAGED:
+            row = replace(row, stages=measure_stages(workload.networks[0], on_device, precision, settings))
+        return row
 
 
 def _flops(workload: Workload, batch: Mapping[str, Tensor], precision: Precision) -> int | None:

@@ -16,6 +16,8 @@ from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError
 
 TEACHER_WEIGHT = "model.teacher_weight"
+# NVIDIA's data sheet of the H100 SXM: half-precision products without sparsity, and its HBM3
+PEAK_TFLOPS, PEAK_GBS = 989.0, 3350.0
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class Settings:
         profiled: iterations after these, whose kernels are counted.
         top: kernels to name.
         seed: of weights and of what training draws.
+        stages: also measure each stage of the network, in mode ``infer``.
+        peak_tflops, peak_gbs: what the device reaches at most, in 10¹² operations and 10⁹ bytes per second.
 
     Raises:
-        ConfigError: no iteration, or a negative number.
+        ConfigError: no iteration, a negative number, or a peak of nothing.
     """
 
     iterations: int = 20
@@ -61,8 +65,13 @@ class Settings:
     profiled: int = 5
     top: int = 0
     seed: int = 0
+    stages: bool = False
+    peak_tflops: float = PEAK_TFLOPS
+    peak_gbs: float = PEAK_GBS
 
     def __post_init__(self) -> None:
+        if min(self.peak_tflops, self.peak_gbs) <= 0:
+            raise ConfigError(f"--peak-tflops {self.peak_tflops} --peak-gbs {self.peak_gbs}: peaks are more than 0")
         if min(self.iterations, self.profiled) < 1 or min(self.warmup, self.top) < 0:
             raise ConfigError(f"{self}: iterations and profiled must be at least 1, warmup and top at least 0")
 

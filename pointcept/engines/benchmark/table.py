@@ -1,4 +1,4 @@
-"""The rows as text: the table, ratios between backends, growth with the number of voxels, expensive kernels."""
+"""The rows as text: the table, ratios between backends, growth with the number of voxels, kernels, stages."""
 
 from __future__ import annotations
 
@@ -68,18 +68,28 @@ class Growth:
     memory_end: float | None
 
 
-def growth(rows: Sequence[Row]) -> list[Growth]:
-    """The growth of every network that ran on two or more sizes of made-up clouds."""
+def series(rows: Sequence[Row]) -> dict[tuple[str, str, str, str, int], list[Row]]:
+    """The rows of every network that ran on two or more sizes of made-up clouds, from the smallest to the largest.
+
+    Returns:
+        (config, mode, dtype, backend, scans) -> rows.
+    """
     groups: dict[tuple[str, str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.points and row.median_ms is not None:
+        if row.points and row.voxels and row.median_ms is not None:
             groups[row.config, row.mode, row.dtype, row.backend, row.scans].append(row)
+    return {
+        key: sorted(group, key=lambda row: row.voxels or 0)
+        for key, group in groups.items()
+        if len({row.voxels for row in group}) > 1
+    }
+
+
+def growth(rows: Sequence[Row]) -> list[Growth]:
+    """The growth of every network of :func:`series`."""
     found = []
-    for key, group in groups.items():
-        group.sort(key=lambda row: row.voxels or 0)
+    for key, group in series(rows).items():
         voxels = [row.voxels or 0 for row in group]
-        if voxels[0] == voxels[-1]:
-            continue
         costs: list[list[float | None]] = [
             [r.median_ms for r in group],
             [r.busy_ms for r in group],
@@ -99,7 +109,7 @@ def exponent(sizes: Sequence[int], costs: Sequence[float | None]) -> float | Non
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """The table; below it why rows failed, how costs grow, and expensive kernels."""
+    """The table; below it why rows failed, how costs grow, expensive kernels, and the stages."""
     ratios = any(row.speedup is not None for row in rows)
     failed = [row for row in rows if row.error is not None]
     texts = [_align([(*HEAD, *(RATIOS if ratios else ())), *(_cells(row, ratios) for row in rows)])]
@@ -109,6 +119,7 @@ def format_rows(rows: Sequence[Row]) -> str:
     if found:
         texts.append(_format_growth(found))
     texts += [_format_kernels(row) for row in rows if row.top]
+    texts += [_format_stages(row) for row in rows if row.stages]
     return "\n\n".join(texts) + "\n"
 
 
@@ -169,3 +180,28 @@ def _format_kernels(row: Row) -> str:
         for k in row.top
     ]
     return _align([(f"kernels of {_title(row)}", "per call", "ms", "of busy"), *lines], left=1)
+
+
+def _format_stages(row: Row) -> str:
+    head = ("stage", "us", "kernels", "MFLOP", "MB", "arithmetic us", "bandwidth us")
+    lines = []
+    for name, stages in [*((stage.name, [stage]) for stage in row.stages), ("total", list(row.stages))]:
+        kernels = _sum([stage.kernels for stage in stages])
+        lines.append(
+            (
+                name,
+                _number(_sum([stage.us for stage in stages]), 1),
+                "-" if kernels is None else f"{kernels:g}",
+                _number(_sum([stage.flops for stage in stages]), 2, 1e6),
+                _number(_sum([stage.bytes for stage in stages]), 3, 1e6),
+                _number(_sum([stage.arithmetic_us for stage in stages]), 2),
+                _number(_sum([stage.bandwidth_us for stage in stages]), 2),
+            )
+        )
+    note = "the last two columns: what the operations and the least bytes take at the peaks"
+    return f"stages of {_title(row)}\n{_align([head, *lines], left=1)}\n{note}"
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pointcept.datasets import collate_fn
-from pointcept.engines.benchmark import kernels, workloads
+from pointcept.engines.benchmark import kernels, measure, workloads
 from pointcept.engines.benchmark.command import argument_parser, benchmark_main
 from pointcept.engines.benchmark.flops import count_flops, parameter_count
 from pointcept.engines.benchmark.inputs import Input, _square_spiral, make_batch, synthetic_scan
@@ -106,7 +106,8 @@ def test_a_backend_that_cannot_run_is_a_row_and_not_the_end(
     assert exit_code(lambda: code.append(benchmark_main(args))) == 0
     assert code == [1]
     first, bad, last = json.loads(out.read_text())["rows"]
-    assert bad["error"].startswith("ConfigError: sparse_convolution: the backend 'triton' was asked for by")
+    reason = "ConfigError: sparse_convolution: the backend 'triton' was asked for by --backend, but it runs on cuda"
+    assert bad["error"].startswith(reason)
     assert bad["median_ms"] is None
     assert bad["voxels"] == first["voxels"] == last["voxels"]
     assert (first["speedup"], bad["speedup"]) == (1.0, None)
@@ -131,6 +132,22 @@ def test_running_out_of_memory_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert len(rows[0]["error"]) < 330
     assert rows[1]["error"] is None
     assert describe(AssertionError()) == "AssertionError"
+
+
+def test_memory_counts_from_the_warm_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There CUDA graphs are captured; what only prepares the batch comes before."""
+    order: list[str] = []
+
+    def workload(_cfg: Any, _precision: Precision) -> Workload:
+        return Workload(
+            [], lambda _: order.append("call"), lambda batch: order.append(f"prepare {len(batch['offset'])}")
+        )
+
+    monkeypatch.setitem(workloads.MODES, "infer", workload)
+    monkeypatch.setattr(measure.device, "reset_peak_memory", lambda: order.append("reset"))
+    monkeypatch.setattr(measure.device, "peak_memory", lambda: order.append("peak") or 5)
+    assert benchmark_main(arguments("--warmup", "3", "--iterations", "2")) == 0
+    assert order == ["prepare 1", "reset", *["call"] * 5, "peak"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +230,10 @@ def test_losses_alone_are_those_of_the_distillation() -> None:
     cfg = read_configs([DISTILL], {})["semantic_kitti/small_distill_full"]
     batch = make_batch(cfg, Input("a", points=600), 2)
     torch.manual_seed(0)
-    call = build_workload("losses", cfg, Precision()).call
+    workload = build_workload("losses", cfg, Precision())
+    assert workload.before_timing is not None
+    workload.before_timing(batch)
+    call = workload.call
     first = call(batch)
     assert math.isfinite(first)
     assert torch.equal(call(batch), first)
