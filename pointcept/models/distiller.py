@@ -137,9 +137,18 @@ class Distiller(nn.Module):
         """Run both networks as CUDA graphs in training; returns None, or the reason why it cannot be done."""
         if self._cache is not None:
             return "teacher_cache keeps batches of varying shapes"
-        layouts = self.teacher.layouts(where)
-        shared = layouts if self.student.backbone.serves(layouts) else None
-        return self.teacher.use_graphs(where, layouts) or self.student.use_graphs(where, shared)
+        for name, network in (("teacher", self.teacher), ("student", self.student)):
+            reason = network.why_not_graphed(where)
+            if reason is not None:
+                return f"the {name}: {reason}"
+        ours, theirs = self.student.criteria, self.teacher.criteria
+        assert ours is not None
+        if theirs is not None and theirs.ignore_index != ours.ignore_index:
+            return "the criteria of teacher and student have different ignore_index"
+        layouts = self.teacher.layouts(where, ours.ignore_index)
+        self.teacher.use_graphs(where, layouts)
+        self.student.use_graphs(where, layouts if self.student.backbone.serves(layouts) else None)
+        return None
 
     def outputs(self, batch: Mapping[str, Tensor]) -> tuple[Output, Output]:
         """What student and teacher make of a batch; losses have begun with what the teacher alone decides."""

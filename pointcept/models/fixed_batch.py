@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,9 @@ class Layouts:
         strides: downsampling factor from each level to the next, powers of two.
         ignore_index: label of padding.
         where: the device; on the CPU the same work is done without graphs.
+
+    Raises:
+        DataError: strides that are no powers of two.
     """
 
     def __init__(
@@ -120,6 +124,8 @@ class Layouts:
         ignore_index: int,
         where: torch.device,
     ) -> None:
+        if any(stride < 1 or stride & (stride - 1) for stride in strides):
+            raise DataError(f"strides must be powers of two, got {strides}")
         self.orders = ("z", *(order for order in orders if order != "z"))
         self.in_channels, self.strides, self.ignore_index, self.device = in_channels, strides, ignore_index, where
         climbs = [stride.bit_length() - 1 for stride in strides]
@@ -140,11 +146,15 @@ class Layouts:
             batch: ``grid_coord`` (N, 3), ``feat`` (N, C), ``offset`` (B,), and ``segment`` (N,) if there are labels.
 
         Raises:
-            DataError: an empty scan, offsets that do not fit, coordinates out of range.
+            DataError: no voxel, an empty scan, offsets that do not fit, coordinates out of range, or ``feat`` or
+                ``segment`` with other rows.
         """
         n = len(batch["grid_coord"])
-        if n == 0:
-            raise DataError("the batch has no voxel")
+        if n == 0 or len(batch["offset"]) == 0:
+            raise DataError("the batch has no voxel" if n == 0 else "offset must be the cumulative ends of scans: none")
+        for key in ("feat", "segment"):
+            if key in batch and len(batch[key]) != n:
+                raise DataError(f"{key} must have a row for each of {n} voxels, got {tuple(batch[key].shape)}")
         kind = len(batch["offset"]), "segment" in batch
         self._version += 1
         inputs = self._fill(kind, self._room(kind, n), batch)
@@ -230,27 +240,30 @@ class Layouts:
         return inputs.layout
 
     def _capture(self, inputs: _Inputs, capacities: Capacities) -> Layout:
-        def build() -> Layout:
-            batch = inputs.sorted
-            assert batch is not None
-            pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities)
-            feat = inputs.feat.index_select(0, pyramid.source)
-            segment = None
-            if inputs.segment is not None:
-                padding = torch.arange(len(feat), device=self.device) >= inputs.ends[-1]
-                segment = inputs.segment.index_select(0, pyramid.source).masked_fill_(padding, self.ignore_index)
-            return Layout(pyramid, feat, segment, lambda: None)
-
         if self.device.type == "cuda":
-            device.warm_up(build, self.device)
-            layout, replay = device.record(build, self.device, self._pool)
+            device.warm_up(lambda: self._build(inputs, capacities), self.device)
+            layout, replay = device.record(lambda: self._build(inputs, capacities), self.device, self._pool)
             layout.replay = replay
             return layout
-        layout = build()
+        layout, owner = self._build(inputs, capacities), weakref.ref(inputs)  # which holds the layout
 
         def refill() -> None:
-            fresh = build()
+            inputs = owner()
+            assert inputs is not None
+            assert inputs.layout is not None
+            layout, fresh = inputs.layout, self._build(inputs, capacities)
             layout.pyramid, layout.feat, layout.segment = fresh.pyramid, fresh.feat, fresh.segment
 
         layout.replay = refill
         return layout
+
+    def _build(self, inputs: _Inputs, capacities: Capacities) -> Layout:
+        batch = inputs.sorted
+        assert batch is not None
+        pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities)
+        feat = inputs.feat.index_select(0, pyramid.source)
+        segment = None
+        if inputs.segment is not None:
+            padding = torch.arange(len(feat), device=self.device) >= inputs.ends[-1]
+            segment = inputs.segment.index_select(0, pyramid.source).masked_fill_(padding, self.ignore_index)
+        return Layout(pyramid, feat, segment, lambda: None)

@@ -28,26 +28,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ONCE = (
+    "the backward pass of a graphed network runs once, before its next forward pass; train without graphs "
+    "(cuda_graphs=False) to repeat it"
+)
+
 
 @dataclass(frozen=True)
 class _Mode:
     """What one capture is for.
 
     Attributes:
-        training: the network's mode.
-        gradients: whether weights get gradients.
+        training: the mode of each module.
+        trained: which weights get gradients; empty if none does.
         dtype: of autocast, or None.
         watch: see ``Segmentor.network``.
         guided: stages whose gradients of the segmentation loss are computed in the forward pass.
         loss_only: logits and features stay inside, which saves their gradients.
     """
 
-    training: bool
-    gradients: bool
+    training: tuple[bool, ...]
+    trained: tuple[bool, ...]
     dtype: torch.dtype | None
     watch: int | None
     guided: tuple[int, ...] = ()
     loss_only: bool = False
+
+    @property
+    def gradients(self) -> bool:
+        """Whether there is a backward pass."""
+        return bool(self.trained)
 
 
 class _Network(nn.Module):
@@ -56,12 +66,35 @@ class _Network(nn.Module):
     def __init__(self, segmentor: Segmentor) -> None:
         super().__init__()
         self.segmentor = segmentor
+        self.survey()
+
+    def survey(self) -> None:
+        """Note the modules, which would take long to find in every step."""
+        self._parts = list(self.segmentor.modules())
+        self._weights: list[dict[str, Any]] = [part._parameters for part in self._parts if part._parameters]
+        buffers: list[dict[str, Any]] = [part._buffers for part in self._parts if part._buffers]
+        self._tensors = [*self._weights, *buffers]
+
+    def modes(self) -> tuple[bool, ...]:
+        """Whether each module is in training."""
+        return tuple([part.training for part in self._parts])
+
+    def trained(self) -> tuple[bool, ...]:
+        """Which weights ask for a gradient; empty if none does."""
+        asks = tuple([p.requires_grad for own in self._weights for p in own.values() if p is not None])
+        return asks if any(asks) else ()
+
+    def places(self) -> tuple[object, ...]:
+        """What every capture takes for granted: the criteria, and where weights and statistics lie."""
+        return self.segmentor.criteria, *[t.data_ptr() for own in self._tensors for t in own.values() if t is not None]
 
     def forward(self, layout: Layout, choice: Tensor | None, mode: _Mode) -> tuple[Tensor, ...]:
         """Logits in the order of the input, features of all stages, loss, gradients of the guided ones, terms."""
         segmentor, pyramid = self.segmentor, layout.pyramid
-        view = pyramid.view(choice)
-        encoded = segmentor.backbone.encode(layout.feat, view, mode.watch)
+        view, feat = pyramid.view(choice), layout.feat
+        if mode.dtype is None:
+            feat = feat.to(next(segmentor.backbone.parameters()).dtype)
+        encoded = segmentor.backbone.encode(feat, view, mode.watch)
         logits = segmentor.head(segmentor.backbone.decode(encoded, view))
         loss, terms = [], []
         if segmentor.criteria is not None and layout.segment is not None:
@@ -196,7 +229,10 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *ctx.run.backward(grads)
+        run, ctx.run = ctx.run, None  # the loss may outlive the layout, whose memory is to be free then
+        if run is None:
+            raise RuntimeError(_ONCE)
+        return None, *run.backward(grads)
 
 
 @dataclass(eq=False)
@@ -208,7 +244,6 @@ class _Run:
     batch: FixedBatch
     number: int
     rows: list[int]
-    done: bool = False
 
     def outputs(self) -> tuple[Tensor, ...]:
         """The real rows; logits and scalars as copies, which outlive the next replay."""
@@ -219,12 +254,8 @@ class _Run:
     def backward(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
         """See :meth:`_Capture.backward`."""
         self.owner.layouts.check(self.batch)
-        if self.done or self.number != self.owner.runs:
-            raise RuntimeError(
-                "the backward pass of a graphed network runs once, before its next forward pass; train without graphs "
-                "(cuda_graphs=False) to repeat it"
-            )
-        self.done = True
+        if self.number != self.owner.runs:
+            raise RuntimeError(_ONCE)
         return self.capture.backward(grads)
 
 
@@ -232,7 +263,8 @@ class GraphedNetwork:
     """Runs a segmentor on the batches of :class:`Layouts`, captured once for each layout.
 
     Args:
-        segmentor: the network; its weights may change in place, not their shapes.
+        segmentor: the network; captures follow weights that change in place, and are made anew where weights or
+            criteria are replaced. Its modules stay.
         layouts: whose batches it is given.
 
     Attributes:
@@ -243,12 +275,14 @@ class GraphedNetwork:
         self.layouts = layouts
         self.runs = 0
         self._network = _Network(segmentor)
+        self._places = self._network.places()
         self._captures: WeakKeyDictionary[Layout, dict[_Mode, _Capture]] = WeakKeyDictionary()
         self._choice: Tensor | None = None
         self._pool = device.graph_pool(layouts.device)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """None: a copy of a network has no graphs until it is told to."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a network, or one read from a file, has None: no graphs until it is told to."""
+        return type(None), ()
 
     def __call__(self, batch: FixedBatch, watch: int | None = None, guided: Sequence[int] = ()) -> Output:
         """Run the network; the features lie in buffers that its next run overwrites.
@@ -287,9 +321,15 @@ class GraphedNetwork:
         return dict(zip(criteria.losses, terms.detach().unbind(), strict=True))
 
     def _mode(self) -> _Mode:
+        """What the network is to do; captures that it has outgrown are dropped."""
+        if self._network.places() != self._places:
+            self._captures.clear()
+            self._network.survey()
+            self._places = self._network.places()
         segmentor, where = self._network.segmentor, self.layouts.device
         dtype = torch.get_autocast_dtype(where.type) if torch.is_autocast_enabled(where.type) else None
-        return _Mode(segmentor.training, segmentor.training and torch.is_grad_enabled(), dtype, None)
+        trained = self._network.trained() if segmentor.training and torch.is_grad_enabled() else ()
+        return _Mode(self._network.modes(), trained, dtype, None)
 
     def _run(self, batch: FixedBatch, mode: _Mode, rows: list[int]) -> Sequence[Tensor]:
         """The outputs of :class:`_Network`, of each its first ``rows``."""
@@ -329,6 +369,8 @@ def why_not_graphed(segmentor: Segmentor, where: torch.device) -> str | None:
     """The reason why a segmentor cannot be trained with graphs, or None."""
     if any(isinstance(module, nn.SyncBatchNorm) for module in segmentor.modules()):
         return "sync_bn waits for other processes in the middle of the network"
+    if segmentor.criteria is not None and segmentor.criteria.ignore_index is None:
+        return "the criteria have no ignore_index in common, which rows of padding need"
     reason: str | None = segmentor.backbone.why_not_graphed()
     if reason is not None:
         return reason

@@ -61,14 +61,20 @@ class Segmentor(nn.Module):
         Returns:
             None, or the reason why it cannot be done.
         """
-        reason = why_not_graphed(self, where)
+        reason = self.why_not_graphed(where)
         if reason is None:
             self._graphed = GraphedNetwork(self, layouts or self.layouts(where))
         return reason
 
-    def layouts(self, where: torch.device) -> Layouts:
-        """Buffers for the batches that this network reads."""
-        backbone, ignored = self.backbone, -1 if self.criteria is None else self.criteria.ignore_index
+    def why_not_graphed(self, where: torch.device) -> str | None:
+        """The reason why :meth:`use_graphs` cannot be done, or None."""
+        return why_not_graphed(self, where)
+
+    def layouts(self, where: torch.device, ignore_index: int | None = None) -> Layouts:
+        """Buffers for the batches that this network reads; ``ignore_index`` is that of its criteria, if it has any."""
+        if self.criteria is not None:
+            ignore_index = self.criteria.ignore_index
+        backbone, ignored = self.backbone, -1 if ignore_index is None else ignore_index
         return Layouts(backbone.in_channels, backbone.orders, backbone.strides, ignored, where)
 
     def lay_out(self, batch: Mapping[str, Tensor]) -> GridPyramid | FixedBatch:

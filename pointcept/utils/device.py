@@ -95,6 +95,10 @@ class Stopwatch:
         self._laps: deque[list[tuple[Any, Any]]] = deque(maxlen=100)
         self._known: float | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy starts anew: events of a GPU cannot be copied."""
+        return type(self), ()
+
     @contextmanager
     def section(self) -> Iterator[None]:
         """Add the time inside ``with`` to the current lap."""

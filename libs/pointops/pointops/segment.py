@@ -186,10 +186,11 @@ def segment_max(x: torch.Tensor, permutation: torch.Tensor, lengths: torch.Tenso
     Args:
         x: (N, C) float16, bfloat16 or float32 features on a CUDA device.
         permutation: (N,) integer rows sorted by cluster.
-        lengths: (M,) integer rows of each cluster, all >= 1; every row belongs to one.
+        lengths: (M,) integer rows of each cluster; every row belongs to one.
 
     Returns:
-        (M, C); the gradient goes to the largest row, in equal shares where several are equal.
+        (M, C), 0 where a cluster has no row; the gradient goes to the largest row, in equal shares where several are
+        equal.
     """
     return _SegmentMax.apply(x, permutation, lengths)
 

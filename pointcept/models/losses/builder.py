@@ -29,16 +29,10 @@ class Criteria(nn.Module):
         self.losses = nn.ModuleDict(losses)
 
     @property
-    def ignore_index(self) -> int:
-        """A target that no loss counts.
-
-        Raises:
-            ConfigError: the losses ignore different targets.
-        """
-        ignored = {int(getattr(loss, "ignore_index", -1)) for loss in self.losses.values()}
-        if len(ignored) > 1:
-            raise ConfigError(f"criteria: the losses ignore different targets: ignore_index is {sorted(ignored)}")
-        return ignored.pop()
+    def ignore_index(self) -> int | None:
+        """The target that no loss counts; None if the losses ignore different ones, or one ignores none."""
+        ignored = {getattr(loss, "ignore_index", None) for loss in self.losses.values()}
+        return ignored.pop() if len(ignored) == 1 else None
 
     def forward(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum, and every weighted term by name.

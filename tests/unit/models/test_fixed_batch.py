@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -83,3 +86,36 @@ def test_bad_batches(layouts):
         layouts.lay_out({**batch, "grid_coord": batch["grid_coord"] - 1})
     with pytest.raises(DataError, match="cumulative ends"):
         layouts.lay_out({**batch, "offset": batch["offset"] - 1})
+    with pytest.raises(DataError, match="cumulative ends"):
+        layouts.lay_out({**batch, "offset": batch["offset"][:0]})
+    for key in ("feat", "segment"):  # a single row would fill the buffer
+        with pytest.raises(DataError, match=f"{key} must have a row for each"):
+            layouts.lay_out({**batch, key: batch[key][:1]})
+    with pytest.raises(DataError, match="powers of two"):
+        Layouts(4, ("z",), (2, 3), -1, CPU)
+
+
+def test_features_that_are_no_numbers_stay_with_their_batch(layouts):
+    batch = make_batch(sizes=(200,))
+    layouts.lay_out({**batch, "feat": batch["feat"] * float("nan")})
+    found = layouts.lay_out(make_batch(sizes=(150,), seed=1))
+    assert found.layout.feat[: found.voxels].isfinite().all()
+
+
+def test_memory_of_a_layout_is_free_at_once(layouts):
+    """Not when the garbage collector comes by: it is memory of the GPU."""
+    gc.collect()
+    gc.disable()
+    try:
+        kept = []
+        for distinct in (True, False):
+            layout = layouts.lay_out(make_batch(distinct=distinct)).layout
+            view = layout.pyramid.view()
+            view.levels[0].patches("hilbert", 16)
+            view.distinct()
+            kept += [weakref.ref(thing) for thing in (layout, layout.pyramid, layout.feat, view, *view.levels)]
+            del layout, view
+            layouts._inputs.clear()
+        assert not any(reference() is not None for reference in kept)
+    finally:
+        gc.enable()

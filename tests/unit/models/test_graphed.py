@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
@@ -145,6 +146,132 @@ def test_what_cannot_be_captured(small_segmentor, device):
         assert not use_graphs(model, device)
     synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(build_model(small_segmentor))
     assert "sync_bn" in synchronised.use_graphs(device)
+
+
+def test_losses_that_ignore_different_labels(small_segmentor, device):
+    config = copy.deepcopy(small_segmentor)
+    config["criteria"] = [{"type": "CrossEntropyLoss"}, {"type": "LovaszLoss", "ignore_index": 0}]
+    assert "ignore_index" in build_model(config).use_graphs(device)
+
+
+def distiller_of(student, teacher, losses=({"type": "KLDLoss"},)):
+    parts = {"teacher": teacher, "student": student, "teacher_weight": "random"}
+    return {"type": "Distiller", "losses": list(losses), **parts}
+
+
+def test_a_distillation_has_graphs_for_both_or_none(small_segmentor, device):
+    whole_blocks = copy.deepcopy(small_segmentor)
+    whole_blocks["backbone"]["recompute"] = "block"
+    for networks in ((whole_blocks, small_segmentor), (small_segmentor, whole_blocks)):
+        model = build_model(distiller_of(*networks)).train().to(device)
+        assert "recompute='block'" in model.use_graphs(device)
+        assert model.student._graphed is None
+        assert model.teacher._graphed is None
+        step(model, on(device))
+
+
+def test_labels_that_teacher_and_student_ignore(small_segmentor, device):
+    student = {**small_segmentor, "criteria": [{"type": "CrossEntropyLoss", "ignore_index": 0}]}
+    plain, model = pair(distiller_of(student, small_segmentor), device)  # of the teacher no loss is asked
+    batch = on(device)
+    batch["segment"].clamp_(min=0)
+    torch.testing.assert_close(step(model, batch)["loss"], step(plain, batch)["loss"], rtol=1e-4, atol=1e-5)
+    differing = build_model(distiller_of(student, small_segmentor, [{"type": "GradGuidedLoss"}]))
+    assert "different ignore_index" in differing.use_graphs(device)
+
+
+@pytest.mark.parametrize("kind", ["segmentor", "distiller"])
+def test_copies_and_files_have_no_graphs(small_segmentor, device, kind):
+    config = small_segmentor if kind == "segmentor" else distiller_of(small_segmentor, small_segmentor)
+    _, model = pair(config, device)
+    expected = step(model, on(device))["loss"]
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert all(getattr(module, "_graphed", None) is None for module in other.modules())
+        torch.testing.assert_close(step(other, on(device))["loss"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_move_are_followed(small_segmentor, device):
+    """Freezing, thawing, and tensors in other places."""
+    plain, model = pair(small_segmentor, device)
+    for turn in range(4):
+        for network in (plain, model):
+            network.backbone.embedding.requires_grad_(turn != 1)
+            for parameter in network.parameters():
+                parameter.data = parameter.data * 1.5 if turn > 1 else parameter.data
+            if turn == 3:
+                network.load_state_dict({k: v.clone() for k, v in plain.state_dict().items()}, assign=True)
+        batch = on(device, seed=turn)
+        torch.testing.assert_close(step(model, batch)["loss"], step(plain, batch)["loss"], rtol=1e-3, atol=1e-4)
+        for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+            assert (ours.grad is None) == (theirs.grad is None), name
+            if theirs.grad is not None:
+                assert (ours.grad - theirs.grad).abs().max() <= 1e-3 * (theirs.grad.abs().max() + 1e-3), name
+
+
+def test_what_a_capture_takes_for_granted(small_segmentor, device):
+    _, model = pair(small_segmentor, device)
+    graphs, weight = model._graphed, model.seg_head.weight
+    modes, places = [graphs._mode()], [graphs._places]
+    weight.requires_grad_(False)
+    modes.append(graphs._mode())
+    model.backbone.eval()
+    modes.append(graphs._mode())
+    with torch.no_grad():
+        modes.append(graphs._mode())
+    assert len(set(modes)) == 4
+    assert [mode.gradients for mode in modes] == [True, True, True, False]
+    for change in (lambda: setattr(weight, "data", weight.data.clone()), lambda: setattr(model, "criteria", None)):
+        change()
+        graphs._mode()
+        places.append(graphs._places)
+    assert len(set(places)) == 3
+
+
+def test_frozen_backbone_and_frozen_network(small_segmentor, device):
+    plain, model = pair({**small_segmentor, "freeze_backbone": True}, device)
+    batch = on(device)
+    expected, found = step(plain, batch), step(model, batch)
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
+    ours, theirs = model.seg_head.weight.grad, plain.seg_head.weight.grad
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert model.backbone.embedding.stem.conv.weight.grad is None
+    losses = []
+    for network in (plain, model):
+        torch.manual_seed(5)
+        losses.append(network.requires_grad_(False)(batch)["loss"])
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    assert not losses[1].requires_grad
+
+
+def test_double_precision(small_segmentor):
+    plain, model = pair(small_segmentor, torch.device("cpu"))
+    batch = on(torch.device("cpu"))
+    step(model, batch)
+    batch["feat"] = batch["feat"].double()
+    expected, found = step(plain.double(), batch), step(model.double(), batch)
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-10, atol=1e-10)
+
+
+def test_data_parallel(small_segmentor, device, tmp_path):
+    """Gradients of two batches, of which the last one is shared."""
+    plain, model = pair(small_segmentor, device)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        torch.manual_seed(3)
+        with wrapped.no_sync():
+            wrapped(on(device, seed=0))["loss"].backward()
+        wrapped(on(device, seed=1))["loss"].backward()
+        del wrapped
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.manual_seed(3)
+    for seed in range(2):
+        plain(on(device, seed=seed))["loss"].backward()
+    close(model, plain, 1e-3)
 
 
 def test_the_buffers_of_a_batch_are_guarded(small_segmentor, device):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from typing import NamedTuple
@@ -92,3 +93,11 @@ def test_a_captured_function_repeats_its_work_on_new_contents() -> None:
     assert replay().item() == 30
     x.fill_(4)
     assert replay().item() == 40
+
+
+def test_a_copied_stopwatch_starts_anew() -> None:
+    watch = device.Stopwatch()
+    with watch.section():
+        pass
+    assert watch._host > 0.0
+    assert copy.deepcopy(watch).lap() == 0.0
