@@ -26,7 +26,6 @@ __all__ = [
     "centre_cells",
     "expand",
     "farthest_rows",
-    "layer_norm",
     "linear",
     "mlp",
     "norm_add_norm",
@@ -91,13 +90,6 @@ def _sum_types(x: Tensor, branch: Tensor) -> tuple[torch.dtype, torch.dtype]:
         return stream, stream
     stream = torch.promote_types(stream, torch.float32)
     return stream, stream if stream == torch.float64 else torch.get_autocast_dtype(x.device.type)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See :func:`pointcept.ops.reference.normalization.layer_norm`; the result has the autocast type, else x's."""
-    on = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(x.device.type) if on else x.dtype
-    return implementation("layer_norm", x.device, x.dtype)(x, weight, bias, eps, dtype)
 
 
 def add_layer_norm(

@@ -82,10 +82,6 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "sdpa": "pointcept.ops.reference.attention:patch_attention",
         "torch": "pointcept.ops.reference.attention:patch_attention",
     },
-    "layer_norm": {
-        "triton": "pointops.normalization:layer_norm",
-        "torch": "pointcept.ops.reference.normalization:layer_norm",
-    },
     "add_layer_norm": {
         "triton": "pointops.normalization:add_layer_norm",
         "torch": "pointcept.ops.reference.normalization:add_layer_norm",

@@ -91,11 +91,10 @@ def linear(
     norm_eps: float | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
-    residual_rows: Tensor | None = None,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.linear`."""
     function = implementation("padded_linear", x.device)
-    return function(x, weight, bias, count, dtype, rows, norm_eps, activation, residual, residual_rows)
+    return function(x, weight, bias, count, dtype, rows, norm_eps, activation, residual)
 
 
 def block_tail(

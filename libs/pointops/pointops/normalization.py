@@ -63,7 +63,6 @@ def _forward_kernel(
     C: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    ADD: tl.constexpr,
     SCALED: tl.constexpr,
     INNER: tl.constexpr,
 ):
@@ -72,20 +71,19 @@ def _forward_kernel(
     here, inside = row < n, (channel < C)[None, :]
     place, mask = row[:, None] * C + channel[None, :], here[:, None] & inside
     v = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    if ADD:
-        branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
-        if INNER:
-            normal, mean, rstd = _normalise(branch, inside, eps, C)
-            tl.store(stats_ptr + 2 * n.to(tl.int64) + row, mean, mask=here)
-            tl.store(stats_ptr + 3 * n.to(tl.int64) + row, rstd, mask=here)
-            weight = tl.load(inner_weight_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
-            bias = tl.load(inner_bias_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
-            branch = normal * weight[None, :] + bias[None, :]
-        if SCALED:
-            branch *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
-        y = (v + branch).to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + place, y, mask=mask)
-        v = y.to(tl.float32)
+    branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    if INNER:
+        normal, mean, rstd = _normalise(branch, inside, eps, C)
+        tl.store(stats_ptr + 2 * n.to(tl.int64) + row, mean, mask=here)
+        tl.store(stats_ptr + 3 * n.to(tl.int64) + row, rstd, mask=here)
+        weight = tl.load(inner_weight_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
+        bias = tl.load(inner_bias_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
+        branch = normal * weight[None, :] + bias[None, :]
+    if SCALED:
+        branch *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
+    y = (v + branch).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + place, y, mask=mask)
+    v = y.to(tl.float32)
     normal, mean, rstd = _normalise(v, inside, eps, C)
     tl.store(stats_ptr + row, mean, mask=here)
     tl.store(stats_ptr + n.to(tl.int64) + row, rstd, mask=here)
@@ -114,7 +112,6 @@ def _backward_kernel(
     C: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    ADD: tl.constexpr,
     SCALED: tl.constexpr,
     INNER: tl.constexpr,
 ):
@@ -136,21 +133,17 @@ def _backward_kernel(
         grad_weight += grad * normal
         grad_bias += grad
         total = _input_gradient(grad, normal, rstd, weight, C)
-        if ADD:
-            total += tl.load(grad_y_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        total += tl.load(grad_y_ptr + place, mask=mask, other=0.0).to(tl.float32)
         tl.store(grad_x_ptr + place, total.to(grad_x_ptr.dtype.element_ty), mask=mask)
-        if ADD:
-            if SCALED:
-                total *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
-            if INNER:
-                branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
-                normal, rstd = _normalise_again(
-                    branch, inside, stats_ptr + 2 * n.to(tl.int64), row, here, n.to(tl.int64)
-                )
-                grad_inner_weight += total * normal
-                grad_inner_bias += total
-                total = _input_gradient(total, normal, rstd, inner_weight, C)
-            tl.store(grad_branch_ptr + place, total.to(grad_branch_ptr.dtype.element_ty), mask=mask)
+        if SCALED:
+            total *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
+        if INNER:
+            branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
+            normal, rstd = _normalise_again(branch, inside, stats_ptr + 2 * n.to(tl.int64), row, here, n.to(tl.int64))
+            grad_inner_weight += total * normal
+            grad_inner_bias += total
+            total = _input_gradient(total, normal, rstd, inner_weight, C)
+        tl.store(grad_branch_ptr + place, total.to(grad_branch_ptr.dtype.element_ty), mask=mask)
     sums = partial_ptr + tl.program_id(0) * (4 if INNER else 2) * C + channel
     tl.store(sums, tl.sum(grad_weight, axis=0), mask=channel < C)
     tl.store(sums + C, tl.sum(grad_bias, axis=0), mask=channel < C)
@@ -166,13 +159,13 @@ def _tile(channels: int) -> tuple[int, int]:
 
 
 class _Norm(torch.autograd.Function):
-    """LN(x); or y = x + scale · branch and LN(y); or y = x + LN(branch) and LN(y)."""
+    """y = x + scale · branch and LN(y); or y = x + LN(branch) and LN(y)."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        branch: torch.Tensor | None,
+        branch: torch.Tensor,
         scale: torch.Tensor | None,
         inner_weight: torch.Tensor | None,
         inner_bias: torch.Tensor | None,
@@ -183,23 +176,23 @@ class _Norm(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Any:
         x = x.contiguous()
-        branch = None if branch is None else branch.contiguous()
+        branch = branch.contiguous()
         n, channels = x.shape
         rows, block = _tile(channels)
-        add, scaled, inner = branch is not None, scale is not None, inner_weight is not None
-        y = torch.empty_like(x, dtype=stream) if add else x
+        scaled, inner = scale is not None, inner_weight is not None
+        y = torch.empty_like(x, dtype=stream)
         out = torch.empty_like(x, dtype=dtype)
         stats = torch.empty(4 if inner else 2, n, dtype=torch.float32, device=x.device)
         with torch.cuda.device(x.device):
             _forward_kernel[(triton.cdiv(n, rows),)](
-                x, branch if add else x, scale if scaled else x, inner_weight if inner else weight,
+                x, branch, scale if scaled else x, inner_weight if inner else weight,
                 inner_bias if inner else bias, weight, bias, y, out, stats, n, eps, channels, rows, block,
-                add, scaled, inner, num_warps=WARPS,
+                scaled, inner, num_warps=WARPS,
             )  # fmt: skip
         # The branch is read again only to differentiate its own norm.
         ctx.save_for_backward(y, branch if inner else None, scale, inner_weight, weight, stats)
-        ctx.types = x.dtype, branch.dtype if branch is not None else None, bias.dtype
-        return (y, out) if add else out
+        ctx.types = x.dtype, branch.dtype, bias.dtype
+        return y, out
 
     @staticmethod
     @once_differentiable
@@ -209,39 +202,22 @@ class _Norm(torch.autograd.Function):
         grads = tuple(grad.contiguous() for grad in grads)
         n, channels = value.shape
         rows, block = _tile(channels)
-        add, scaled, inner = branch_type is not None, scale is not None, inner_weight is not None
+        scaled, inner = scale is not None, inner_weight is not None
         tiles = triton.cdiv(n, rows)
         programs = min(tiles, PROGRAMS)
         grad_x = torch.empty_like(value, dtype=x_type)
-        grad_branch = torch.empty_like(value, dtype=branch_type) if add else None
+        grad_branch = torch.empty_like(value, dtype=branch_type)
         partial = torch.empty(programs, 4 if inner else 2, channels, dtype=torch.float32, device=value.device)
         with torch.cuda.device(value.device):
             _backward_kernel[(programs,)](
                 grads[-1], grads[0], value, branch if inner else value, scale if scaled else value,
-                inner_weight if inner else weight, weight, stats, grad_x, grad_branch if add else grad_x, partial,
-                n, tiles, programs, channels, rows, block, add, scaled, inner, num_warps=WARPS,
+                inner_weight if inner else weight, weight, stats, grad_x, grad_branch, partial,
+                n, tiles, programs, channels, rows, block, scaled, inner, num_warps=WARPS,
             )  # fmt: skip
         sums = sum_parts(partial)
         of_inner = (sums[2].to(weight.dtype), sums[3].to(bias_type)) if inner else (None, None)
         of_norm = (sums[0].to(weight.dtype), sums[1].to(bias_type))
         return grad_x, grad_branch, None, *of_inner, *of_norm, None, None, None
-
-
-def layer_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, dtype: torch.dtype
-) -> torch.Tensor:
-    """Normalise the channels of every row; statistics in float32.
-
-    Args:
-        x: (N, C) float16, bfloat16 or float32 on a CUDA device.
-        weight, bias: (C,).
-        eps: added to the variance.
-        dtype: of the result.
-
-    Returns:
-        (N, C).
-    """
-    return _Norm.apply(x, None, None, None, None, weight, bias, eps, dtype, dtype)
 
 
 def add_layer_norm(

@@ -210,7 +210,6 @@ def _linear_kernel(
     w_ptr,
     bias_ptr,
     residual_ptr,
-    residual_rows_ptr,
     out_ptr,
     count_ptr,
     eps,
@@ -223,7 +222,6 @@ def _linear_kernel(
     NORM: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    RESIDUAL_GATHER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     count = tl.load(count_ptr)
@@ -255,13 +253,9 @@ def _linear_kernel(
     total += tl.load(bias_ptr + column, mask=column < OUT, other=0.0)[None, :]
     total = _activate(total, ACTIVATION)
     mask = inside[:, None] & (column < OUT)[None, :]
-    if RESIDUAL:
-        other = row
-        if RESIDUAL_GATHER:
-            other = tl.load(residual_rows_ptr + row, mask=inside, other=0).to(tl.int32)
-        place = other.to(tl.int64)[:, None] * OUT + column[None, :]
-        total += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
     place = row.to(tl.int64)[:, None] * OUT + column[None, :]
+    if RESIDUAL:
+        total += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -275,9 +269,8 @@ def linear(
     norm_eps: float | None = None,
     activation: str = "none",
     residual: torch.Tensor | None = None,
-    residual_rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """out[j] = residual[residual_rows[j]] + act(norm(x[rows[j]]) · weight + bias).
+    """out[j] = residual[j] + act(norm(x[rows[j]]) · weight + bias).
 
     Args:
         x: (M, I) on a CUDA device.
@@ -288,8 +281,7 @@ def linear(
         rows: (N,) integer, or None for j itself.
         norm_eps: normalise rows to mean 0 and variance 1; None leaves them as they are.
         activation: "none", "gelu" or "relu".
-        residual: (L, O) or None.
-        residual_rows: (N,) integer, or None for j itself.
+        residual: (N, O) or None.
 
     Returns:
         (N, O).
@@ -308,7 +300,6 @@ def linear(
             weight,
             bias,
             x if residual is None else residual,
-            count if residual_rows is None else residual_rows,
             out,
             count,
             norm_eps or 0.0,
@@ -321,7 +312,6 @@ def linear(
             norm_eps is not None,
             ACTIVATIONS[activation],
             residual is not None,
-            residual_rows is not None,
             precision(weight),
         )
     return out

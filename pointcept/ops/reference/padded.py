@@ -85,9 +85,8 @@ def linear(
     norm_eps: float | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
-    residual_rows: Tensor | None = None,
 ) -> Tensor:
-    """out[j] = residual[residual_rows[j]] + act(norm(x[rows[j]]) · weight + bias).
+    """out[j] = residual[j] + act(norm(x[rows[j]]) · weight + bias).
 
     Args:
         x: (M, I).
@@ -99,8 +98,7 @@ def linear(
         norm_eps: normalise rows to mean 0 and variance 1 (a layer norm whose scale and shift are part of
             ``weight`` and ``bias``); None leaves them as they are.
         activation: "none", "gelu" or "relu".
-        residual: (L, O) or None.
-        residual_rows: (N,) int32, or None for j itself.
+        residual: (N, O) or None.
 
     Returns:
         (N, O).
@@ -111,7 +109,7 @@ def linear(
         x = _normalized(x, norm_eps)
     out = activate(_product(x, weight, bias), activation)
     if residual is not None:
-        out = out + (residual if residual_rows is None else residual.index_select(0, residual_rows)).float()
+        out = out + residual.float()
     return out.to(dtype)
 
 

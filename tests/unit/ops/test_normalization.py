@@ -24,7 +24,6 @@ def _inputs(n: int, channels: int, dtype=torch.float64, seed: int = 0):
 
 
 OPERATIONS = {
-    "layer_norm": lambda t, scale: (ops.layer_norm(t[0], t[2], t[3], EPS),),
     "add_layer_norm": lambda t, scale: ops.add_layer_norm(t[0], t[1], t[2], t[3], EPS),
     "add_layer_norm scaled": lambda t, scale: ops.add_layer_norm(t[0], t[1], t[2], t[3], EPS, scale),
     "norm_add_norm": lambda t, scale: ops.norm_add_norm(t[0], t[1], t[4], t[5], t[2], t[3], EPS),
@@ -39,8 +38,6 @@ def _norm(x, weight, bias):
 
 def _expected(name, t, scale):
     x, branch, weight, bias, inner_weight, inner_bias = t
-    if name == "layer_norm":
-        return (_norm(x, weight, bias),)
     if name == "norm_add_norm":
         y = x + _norm(branch, inner_weight, inner_bias)
     else:
@@ -58,7 +55,7 @@ def test_equals_the_formula(name):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_gradients_by_finite_differences(name):
     tensors, scale = _inputs(4, 3)
-    used = {"layer_norm": (0, 2, 3), "norm_add_norm": range(6)}.get(name.split()[0], range(4))
+    used = {"norm_add_norm": range(6)}.get(name, range(4))
     used = range(2) if name.startswith("add_scaled") else used
 
     def function(*chosen):
@@ -74,10 +71,9 @@ def test_under_autocast_sums_are_float32_and_norms_are_half():
     tensors, scale = _inputs(6, 8, torch.float32)
     tensors[1] = tensors[1].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        (normal,) = OPERATIONS["layer_norm"](tensors, scale)
         y, rows = OPERATIONS["add_layer_norm scaled"](tensors, scale)
         first, _ = ops.norm_add_norm(tensors[1], tensors[1], *tensors[2:], EPS)
-    assert [t.dtype for t in (normal, y, rows, first)] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
+    assert [t.dtype for t in (y, rows, first)] == [torch.float32, torch.bfloat16, torch.float32]
     torch.testing.assert_close(y, tensors[0] + tensors[1].float() * scale)
 
 
