@@ -23,6 +23,7 @@ from pointcept.structures import (
     Sizes,
     Survey,
     VoxelGrid,
+    level_shifts,
     read_report,
     room_for,
     survey,
@@ -128,8 +129,7 @@ class Layouts:
             raise DataError(f"strides must be powers of two, got {strides}")
         self.orders = ("z", *(order for order in orders if order != "z"))
         self.in_channels, self.strides, self.ignore_index, self.device = in_channels, strides, ignore_index, where
-        climbs = [stride.bit_length() - 1 for stride in strides]
-        self._shifts = [sum(climbs[:i]) for i in range(len(climbs) + 1)]
+        self._shifts = level_shifts(strides)
         self._inputs: OrderedDict[tuple[tuple[int, bool], int], _Inputs] = OrderedDict()
         self._seen: dict[tuple[int, bool], Sizes] = {}
         self._pool = device.graph_pool(where)

@@ -1,7 +1,7 @@
 """A batch of voxelised scans and everything that depends on the voxels' positions alone."""
 
 from pointcept.structures.fixed_pyramid import Capacities, FixedPyramid, FixedView, room_for
-from pointcept.structures.octree_plan import Sizes, Survey, read_report, survey
+from pointcept.structures.octree_plan import Sizes, Survey, level_shifts, read_report, survey
 from pointcept.structures.voxel_grid import Duplicates, GridPyramid, Pooling, VoxelGrid
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Sizes",
     "Survey",
     "VoxelGrid",
+    "level_shifts",
     "read_report",
     "room_for",
     "survey",

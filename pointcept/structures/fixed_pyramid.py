@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,15 @@ from torch import Tensor
 
 from pointcept.ops import padded
 from pointcept.structures.fixed_grid import CopyTables, FixedDuplicates, FixedGrid, LevelTables, alias
-from pointcept.structures.octree_plan import PaddedLevel, Sizes, Survey, build_levels, neighbour_maps, per_scan
+from pointcept.structures.octree_plan import (
+    PaddedLevel,
+    Sizes,
+    Survey,
+    build_levels,
+    level_shifts,
+    neighbour_maps,
+    per_scan,
+)
 from pointcept.structures.voxel_grid import GridPyramid, Pooling, VoxelGrid
 
 _UNIT = 64  # capacities are multiples of this
@@ -137,14 +146,13 @@ class FixedPyramid:
         self.orders, self.strides, self.capacities = tuple(orders), strides, capacities
         self.source, self.position = survey.source[0], survey.position
         self._staged: tuple[Sizes, list[VoxelGrid], list[VoxelGrid]] | None = None
-        climbs = [stride.bit_length() - 1 for stride in strides]
-        shifts = [sum(climbs[:i]) for i in range(len(climbs) + 1)]
+        shifts = level_shifts(strides)
         octree = build_levels(survey, shifts, capacities.rows, ends[-1:])
         extents = [_Extent(n, level.count) for n, level in zip(capacities.rows, octree, strict=True)]
         cells = neighbour_maps(octree)
         finest = self._finest(survey, octree, extents[0], cells, kernel_sizes)
         self.levels, self.poolings = [finest], []
-        for i, climb in enumerate(climbs):
+        for i, climb in enumerate(after - before for before, after in pairwise(shifts)):
             above, extent = octree[i + 1], extents[i + 1]
             pooling, first = _link(above.octree.parent, above.octree.begin, extents[i], extent)
             coord = self.levels[i].grid_coord.index_select(0, first.clamp(max=extents[i].capacity - 1)) >> climb

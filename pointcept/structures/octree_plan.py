@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,11 @@ class Sizes:
         rows = [max(pair) for pair in zip(self.rows, other.rows, strict=True)]
         repeated, copies = max(self.repeated, other.repeated), max(self.copies, other.copies)
         return Sizes([[n] for n in rows], rows[:1], repeated, copies)
+
+
+def level_shifts(strides: Sequence[int]) -> list[int]:
+    """Octree levels from the finest grid to each level, 0 first; ``strides`` are powers of two."""
+    return [0, *accumulate(stride.bit_length() - 1 for stride in strides)]
 
 
 def per_scan(ends: Sequence[int]) -> list[int]:

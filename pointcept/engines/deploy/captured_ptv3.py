@@ -17,7 +17,15 @@ from torch import Tensor
 
 from pointcept.engines.deploy.network_graphed import duplicates
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
-from pointcept.structures.octree_plan import Survey, build_levels, choose_capacities, read_report, round_up, survey
+from pointcept.structures.octree_plan import (
+    Survey,
+    build_levels,
+    choose_capacities,
+    level_shifts,
+    read_report,
+    round_up,
+    survey,
+)
 from pointcept.utils import device
 from pointcept.utils.errors import DataError
 
@@ -50,8 +58,7 @@ class CapturedPTv3:
     def __init__(self, network: DeployedPTv3, where: torch.device) -> None:
         self.num_classes, self.in_channels = network.num_classes, network.in_channels
         self._network, self._device = network, where
-        climbs = [stride.bit_length() - 1 for stride in network.strides]
-        self._shifts = [sum(climbs[:i]) for i in range(len(climbs) + 1)]
+        self._shifts = level_shifts(network.strides)
         self._pool = device.graph_pool(where)
         self._entries: dict[tuple[int, int], _Entry] = {}
         self._graphs: OrderedDict[tuple[int, int, tuple[int, ...]], Callable[[], Tensor]] = OrderedDict()

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pointcept.ops.reference.batch_norm import activate
+
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _GATHER_ELEMENTS = 1 << 25
 
@@ -22,13 +24,6 @@ def _normalized(x: Tensor, eps: float) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x · weight + bias, float32."""
     return (x.to(weight.dtype) @ weight).float() + bias
-
-
-def activate(x: Tensor, activation: str) -> Tensor:
-    """``x`` after "gelu", "relu" or "none"."""
-    if activation == "none":
-        return x
-    return F.gelu(x) if activation == "gelu" else F.relu(x)
 
 
 def gathered_linear(
