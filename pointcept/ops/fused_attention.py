@@ -20,11 +20,11 @@ def patch_attention(
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.attention.patch_attention`.
 
-    The kernels take float16 and bfloat16, heads of ``pointops.attention.HEAD_SIZES`` channels, no dropout
-    and no bias; all else is computed there.
+    The kernels take float16 and bfloat16, heads of ``pointops.attention.HEAD_SIZES`` channels, a positive scale, no
+    dropout and no bias; all else is computed there.
     """
     kernels = importlib.import_module("pointops.attention")
     half = qkv.dtype in (torch.float16, torch.bfloat16)
-    plain = dropout == 0.0 and all(extra is None for extra in bias)
+    plain = scale > 0.0 and dropout == 0.0 and all(extra is None for extra in bias)
     fits = half and plain and kernels.supports(qkv.shape[1] // 3, heads)
     return (kernels if fits else attention).patch_attention(qkv, plan, heads, scale, dropout, bias)

@@ -30,7 +30,7 @@ class Tiling(NamedTuple):
 
 # head size up to -> tiling of the forward pass, of the query gradients, of the key and value gradients
 TILINGS = {
-    32: (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 3), Tiling(128, 32, 4, 2)),
+    32: (Tiling(64, 64, 4, 3), Tiling(64, 64, 4, 3), Tiling(128, 32, 2, 3)),
     64: (Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2), Tiling(64, 64, 4, 2)),
     128: (Tiling(64, 64, 4, 2), Tiling(64, 32, 4, 2), Tiling(64, 32, 4, 2)),
 }
@@ -52,6 +52,47 @@ def _load(ptr, row, mask, first, STRIDE: tl.constexpr, D: tl.constexpr):
     return tl.load(ptr + place, mask=mask[:, None], other=0.0)
 
 
+@triton.jit
+def _load_all(ptr, row, first, STRIDE: tl.constexpr, D: tl.constexpr):
+    """As :func:`_load`, of rows that all exist: without masks, loads are wider and need fewer instructions."""
+    return tl.load(ptr + row.to(tl.int64)[:, None] * STRIDE + first + tl.arange(0, D)[None, :])
+
+
+@triton.jit
+def _keys_and_values(
+    qkv_ptr, rows_ptr, first, place, there, head, H: tl.constexpr, D: tl.constexpr, WHOLE: tl.constexpr
+):
+    if WHOLE:
+        row = tl.load(rows_ptr + first + place)
+        k = _load_all(qkv_ptr, row, (H + head) * D, 3 * H * D, D)
+        v = _load_all(qkv_ptr, row, (2 * H + head) * D, 3 * H * D, D)
+    else:
+        row = tl.load(rows_ptr + first + place, mask=there, other=0)
+        k = _load(qkv_ptr, row, there, (H + head) * D, 3 * H * D, D)
+        v = _load(qkv_ptr, row, there, (2 * H + head) * D, 3 * H * D, D)
+    return k, v
+
+
+@triton.jit
+def _attend(
+    state_top, state_total, state_result, q, qkv_ptr, rows_ptr, first, start, length, head, scale,
+    H: tl.constexpr, D: tl.constexpr, OTHER: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Take ``OTHER`` keys from ``start`` on into the running softmax; ``WHOLE`` if all of them are there."""
+    place = start + tl.arange(0, OTHER)
+    there = place < length
+    k, v = _keys_and_values(qkv_ptr, rows_ptr, first, place, there, head, H, D, WHOLE)
+    score = tl.dot(q, tl.trans(k))
+    if not WHOLE:
+        score = tl.where(there[None, :], score, float("-inf"))
+    larger = tl.maximum(state_top, tl.max(score, axis=1) * scale)
+    shrink = tl.exp2(state_top - larger)
+    weight = tl.exp2(score * scale - larger[:, None])
+    total = state_total * shrink + tl.sum(weight, axis=1)
+    result = tl.dot(weight.to(v.dtype), v, state_result * shrink[:, None])
+    return larger, total, result
+
+
 @triton.jit(do_not_specialize=["begin", "slots"])
 def _forward_kernel(
     qkv_ptr,
@@ -67,7 +108,6 @@ def _forward_kernel(
     H: tl.constexpr,
     D: tl.constexpr,
     SHORT: tl.constexpr,
-    EVEN: tl.constexpr,
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
 ):
@@ -83,21 +123,15 @@ def _forward_kernel(
     top = tl.full((OWN,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((OWN,), dtype=tl.float32)
     result = tl.zeros((OWN, D), dtype=tl.float32)
-    for start in range(0, length, OTHER):
-        other = start + tl.arange(0, OTHER)
-        there = other < length
-        other_row = tl.load(rows_ptr + first + other, mask=there, other=0)
-        k = _load(qkv_ptr, other_row, there, (H + head) * D, 3 * H * D, D)
-        v = _load(qkv_ptr, other_row, there, (2 * H + head) * D, 3 * H * D, D)
-        score = tl.dot(q, tl.trans(k)) * scale
-        if not EVEN:
-            score = tl.where(there[None, :], score, float("-inf"))
-        larger = tl.maximum(top, tl.max(score, axis=1))
-        shrink = tl.exp2(top - larger)
-        weight = tl.exp2(score - larger[:, None])
-        total = total * shrink + tl.sum(weight, axis=1)
-        result = tl.dot(weight.to(v.dtype), v, result * shrink[:, None])
-        top = larger
+    whole = length // OTHER * OTHER
+    for start in range(0, whole, OTHER):
+        top, total, result = _attend(
+            top, total, result, q, qkv_ptr, rows_ptr, first, start, length, head, scale, H, D, OTHER, True
+        )
+    if whole < length:
+        top, total, result = _attend(
+            top, total, result, q, qkv_ptr, rows_ptr, first, whole, length, head, scale, H, D, OTHER, False
+        )
     own = inside & (tl.load(slot_ptr + row, mask=inside, other=-1) == first + place)
     channel = head * D + tl.arange(0, D)
     result = (result / total[:, None]).to(out_ptr.dtype.element_ty)
@@ -105,6 +139,22 @@ def _forward_kernel(
     # A query whose result nobody reads gets infinity: its weights are zero in the backward pass.
     lse = tl.where(own, top + tl.log2(total), float("inf"))
     tl.store(lse_ptr + head.to(tl.int64) * slots + first + place, lse, mask=place < size)
+
+
+@triton.jit
+def _query_gradient(
+    total, q, grad, lse, delta, qkv_ptr, rows_ptr, first, start, length, head, scale,
+    H: tl.constexpr, D: tl.constexpr, OTHER: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Add what ``OTHER`` keys from ``start`` on contribute; ``WHOLE`` if all of them are there."""
+    place = start + tl.arange(0, OTHER)
+    there = place < length
+    k, v = _keys_and_values(qkv_ptr, rows_ptr, first, place, there, head, H, D, WHOLE)
+    weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale - lse[:, None])
+    if not WHOLE:
+        weight = tl.where(there[None, :], weight, 0.0)
+    change = weight * (tl.dot(grad, tl.trans(v)) - delta[:, None])
+    return tl.dot(change.to(k.dtype), k, total)
 
 
 @triton.jit(do_not_specialize=["begin", "slots"])
@@ -126,7 +176,6 @@ def _query_kernel(
     H: tl.constexpr,
     D: tl.constexpr,
     SHORT: tl.constexpr,
-    EVEN: tl.constexpr,
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
 ):
@@ -148,19 +197,46 @@ def _query_kernel(
     tl.store(delta_ptr + line + place, delta, mask=place < size)
     lse = tl.load(lse_ptr + line + place, mask=place < size, other=float("inf"))
     total = tl.zeros((OWN, D), dtype=tl.float32)
-    for start in range(0, length, OTHER):
-        other = start + tl.arange(0, OTHER)
-        there = other < length
-        other_row = tl.load(rows_ptr + first + other, mask=there, other=0)
-        k = _load(qkv_ptr, other_row, there, (H + head) * D, 3 * H * D, D)
-        v = _load(qkv_ptr, other_row, there, (2 * H + head) * D, 3 * H * D, D)
-        weight = tl.exp2(tl.dot(q, tl.trans(k)) * scale - lse[:, None])
-        if not EVEN:
-            weight = tl.where(there[None, :], weight, 0.0)
-        change = weight * (tl.dot(grad, tl.trans(v)) - delta[:, None])
-        total = tl.dot(change.to(k.dtype), k, total)
+    whole = length // OTHER * OTHER
+    for start in range(0, whole, OTHER):
+        total = _query_gradient(
+            total, q, grad, lse, delta, qkv_ptr, rows_ptr, first, start, length, head, scale, H, D, OTHER, True
+        )
+    if whole < length:
+        total = _query_gradient(
+            total, q, grad, lse, delta, qkv_ptr, rows_ptr, first, whole, length, head, scale, H, D, OTHER, False
+        )
     place_of = grad_qkv_ptr + row[:, None] * (3 * H * D) + head * D + tl.arange(0, D)[None, :]
     tl.store(place_of, (total * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
+
+
+@triton.jit
+def _key_gradients(
+    grad_k, grad_v, k, v, reached, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr, first, line, queries, head, scale,
+    H: tl.constexpr, D: tl.constexpr, OTHER: tl.constexpr, EVEN: tl.constexpr, SOME: tl.constexpr,
+):  # fmt: skip
+    """Add what the queries of one patch contribute, to all keys or to ``SOME``, those that it reached."""
+    for start in range(0, queries, OTHER):
+        place = start + tl.arange(0, OTHER)
+        if EVEN:  # beyond the last query there are others of the patch, whose weights are zero
+            row = tl.load(rows_ptr + first + place)
+            q = _load_all(qkv_ptr, row, head * D, 3 * H * D, D)
+            grad = _load_all(grad_ptr, row, head * D, H * D, D)
+            lse, delta = tl.load(lse_ptr + line + place), tl.load(delta_ptr + line + place)
+        else:
+            there = place < queries
+            row = tl.load(rows_ptr + first + place, mask=there, other=0)
+            q = _load(qkv_ptr, row, there, head * D, 3 * H * D, D)
+            grad = _load(grad_ptr, row, there, head * D, H * D, D)
+            lse = tl.load(lse_ptr + line + place, mask=there, other=float("inf"))
+            delta = tl.load(delta_ptr + line + place, mask=there, other=0.0)
+        weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])
+        if SOME:
+            weight = tl.where(reached[:, None], weight, 0.0)
+        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v)
+        change = weight * (tl.dot(v, tl.trans(grad)) - delta[None, :])
+        grad_k = tl.dot(change.to(q.dtype), q, grad_k)
+    return grad_k, grad_v
 
 
 @triton.jit(do_not_specialize=["begin", "slots", "patches"])
@@ -185,12 +261,16 @@ def _key_kernel(
     COMPLETED: tl.constexpr,
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     """Gradients of keys and values, from the queries of their own patch and of the one that they complete."""
     tiles = tl.cdiv(size, OWN)
     tile, head = tl.program_id(0) % tiles, (tl.program_id(0) // tiles) % H
     patch = tl.program_id(0) // (tiles * H)
     first = begin + patch.to(tl.int64) * size
+    line = head.to(tl.int64) * slots + first
+    if EVEN:
+        first, line = tl.multiple_of(first, 16), tl.multiple_of(line, 16)
     length = _length(lengths_ptr, patch, size, SHORT)
     place = tile * OWN + tl.arange(0, OWN)
     inside = place < length
@@ -200,33 +280,19 @@ def _key_kernel(
     v = _load(qkv_ptr, row, own, (2 * H + head) * D, 3 * H * D, D)
     grad_k = tl.zeros((OWN, D), dtype=tl.float32)
     grad_v = tl.zeros((OWN, D), dtype=tl.float32)
-    line = head.to(tl.int64) * slots + first
-    steps = tl.where(tl.max(own.to(tl.int32), axis=0) > 0, tl.cdiv(length, OTHER), 0)
-    more = 0
+    queries = tl.where(tl.max(own.to(tl.int32), axis=0) > 0, length, 0)
+    grad_k, grad_v = _key_gradients(
+        grad_k, grad_v, k, v, own, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr, first, line, queries, head, scale,
+        H, D, OTHER, EVEN, False,
+    )  # fmt: skip
     if COMPLETED:
         following = own & (patch + 1 < patches)
         again = own & (tl.load(rows_ptr + first + size + place, mask=following, other=-1) == row)
-        more = tl.where(tl.max(again.to(tl.int32), axis=0) > 0, tl.cdiv(size, OTHER), 0)
-    # One loop over both patches: two would need more registers, and fewer programs would run at a time.
-    for step in range(steps + more):
-        query = step * OTHER + tl.arange(0, OTHER)
-        there = query < length
-        if COMPLETED:
-            second = step >= steps
-            query = tl.where(second, query - steps * OTHER, query)
-            there = query < tl.where(second, size, length)
-            query = tl.where(second, query + size, query)
-        other = tl.load(rows_ptr + first + query, mask=there, other=0)
-        q = _load(qkv_ptr, other, there, head * D, 3 * H * D, D)
-        grad = _load(grad_ptr, other, there, head * D, H * D, D)
-        lse = tl.load(lse_ptr + line + query, mask=there, other=float("inf"))
-        delta = tl.load(delta_ptr + line + query, mask=there, other=0.0)
-        weight = tl.exp2(tl.dot(k, tl.trans(q)) * scale - lse[None, :])
-        if COMPLETED:
-            weight = tl.where(again[:, None] | (step < steps), weight, 0.0)
-        grad_v = tl.dot(weight.to(grad.dtype), grad, grad_v)
-        change = weight * (tl.dot(v, tl.trans(grad)) - delta[None, :])
-        grad_k = tl.dot(change.to(q.dtype), q, grad_k)
+        queries = tl.where(tl.max(again.to(tl.int32), axis=0) > 0, size, 0)
+        grad_k, grad_v = _key_gradients(
+            grad_k, grad_v, k, v, again, qkv_ptr, rows_ptr, lse_ptr, grad_ptr, delta_ptr, first + size, line + size,
+            queries, head, scale, H, D, OTHER, EVEN, True,
+        )  # fmt: skip
     place_of = grad_qkv_ptr + row[:, None] * (3 * H * D) + (H + head) * D + tl.arange(0, D)[None, :]
     tl.store(place_of, (grad_k * factor).to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
     tl.store(place_of + H * D, grad_v.to(grad_qkv_ptr.dtype.element_ty), mask=own[:, None])
@@ -250,6 +316,11 @@ def _groups(
     return [group for group in groups if group.patches]
 
 
+def _padded_slots(rows: torch.Tensor) -> int:
+    """What a line of numbers for all slots takes, so that the line of every head is aligned."""
+    return triton.cdiv(len(rows), 16) * 16
+
+
 def _tilings(head_size: int) -> tuple[Tiling, Tiling, Tiling]:
     return next(found for limit, found in TILINGS.items() if head_size <= limit)
 
@@ -271,8 +342,8 @@ class _PatchAttention(torch.autograd.Function):
         completed: bool,
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
-        channels, slots = qkv.shape[1] // 3, len(rows)
-        size_of_head = channels // heads
+        channels = qkv.shape[1] // 3
+        size_of_head, slots = channels // heads, _padded_slots(rows)
         # in completed short patches there may be rows of padding, which have no slot and get zeros
         make = torch.zeros if completed else torch.empty
         out = make(len(qkv), channels, dtype=qkv.dtype, device=qkv.device)
@@ -282,8 +353,8 @@ class _PatchAttention(torch.autograd.Function):
             for begin, patches, size, counts, _ in _groups(full, short, lengths, completed):
                 _forward_kernel[(triton.cdiv(size, own) * heads * patches,)](
                     qkv, rows, slot, rows if counts is None else counts, out, lse, begin, size, slots,
-                    scale * _LOG2_E, heads, size_of_head, counts is not None, counts is None and size % other == 0,
-                    own, other, num_warps=warps, num_stages=stages,
+                    scale * _LOG2_E, heads, size_of_head, counts is not None, own, other,
+                    num_warps=warps, num_stages=stages,
                 )  # fmt: skip
         ctx.save_for_backward(qkv, rows, slot, lengths, out, lse)
         ctx.options = full, short, heads, scale, completed
@@ -295,7 +366,7 @@ class _PatchAttention(torch.autograd.Function):
         qkv, rows, slot, lengths, out, lse = ctx.saved_tensors
         full, short, heads, scale, completed = ctx.options
         grad = grad.contiguous()
-        slots, size_of_head = len(rows), qkv.shape[1] // 3 // heads
+        slots, size_of_head = _padded_slots(rows), qkv.shape[1] // 3 // heads
         grad_qkv = torch.zeros_like(qkv) if completed else torch.empty_like(qkv)
         delta = torch.empty_like(lse)
         _, by_query, by_key = _tilings(size_of_head)
@@ -304,13 +375,13 @@ class _PatchAttention(torch.autograd.Function):
                 short_ones, lengths_or_any = counts is not None, rows if counts is None else counts
                 _query_kernel[(triton.cdiv(size, by_query.own) * heads * patches,)](
                     qkv, rows, slot, lengths_or_any, out, lse, grad, delta, grad_qkv, begin, size, slots,
-                    scale * _LOG2_E, scale, heads, size_of_head, short_ones,
-                    not short_ones and size % by_query.other == 0, by_query.own, by_query.other,
+                    scale * _LOG2_E, scale, heads, size_of_head, short_ones, by_query.own, by_query.other,
                     num_warps=by_query.warps, num_stages=by_query.stages,
                 )  # fmt: skip
                 _key_kernel[(triton.cdiv(size, by_key.own) * heads * patches,)](
                     qkv, rows, slot, lengths_or_any, lse, grad, delta, grad_qkv, begin, size, patches, slots,
                     scale * _LOG2_E, scale, heads, size_of_head, short_ones, again, by_key.own, by_key.other,
+                    size % max(16, by_key.other) == 0 and begin % 16 == 0,
                     num_warps=by_key.warps, num_stages=by_key.stages,
                 )  # fmt: skip
         return grad_qkv, *[None] * 8
@@ -335,7 +406,7 @@ def patch_attention(
         qkv: (N, 3·C) float16 or bfloat16 on a CUDA device.
         plan: slots of the full and of the short patches, as ``pointcept.ops.reference.attention`` describes them.
         heads: H; C / H in ``HEAD_SIZES``.
-        scale: factor of the scores.
+        scale: factor of the scores, positive.
         dropout, bias: none; these kernels have neither.
 
     Returns:

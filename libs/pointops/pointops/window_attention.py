@@ -37,6 +37,32 @@ def _locate(patch, ends_ptr, SCANS: tl.constexpr, PATCH: tl.constexpr):
 
 
 @triton.jit
+def _attend(
+    best, total, out, q, key_ptr, window, first, length, known, scale,
+    WIDTH: tl.constexpr, KEYS: tl.constexpr, BLOCK_DIM: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take the keys from ``first`` on into the running softmax; ``WHOLE`` if ``KEYS`` of them are there."""
+    key = first + tl.arange(0, KEYS)
+    channel = tl.arange(0, BLOCK_DIM)
+    row = (window + key).to(tl.int64) * (3 * WIDTH)
+    there = key < length
+    of_k, of_v = known[:, None], known[None, :]
+    if not WHOLE:
+        of_k, of_v = there[None, :] & of_k, there[:, None] & of_v
+    k = tl.load(key_ptr + row[None, :] + channel[:, None], mask=of_k, other=0.0)
+    v = tl.load(key_ptr + WIDTH + row[:, None] + channel[None, :], mask=of_v, other=0.0)
+    score = tl.dot(q, k, input_precision=PRECISION)
+    if not WHOLE:
+        score = tl.where(there[None, :], score, float("-inf"))
+    largest = tl.maximum(best, tl.max(score, axis=1) * scale)
+    share = tl.exp2(score * scale - largest[:, None])
+    decay = tl.exp2(best - largest)
+    total = total * decay + tl.sum(share, axis=1)
+    out = tl.dot(share.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
+    return largest, total, out
+
+
+@triton.jit
 def _attention_kernel(
     qkv_ptr,
     ends_ptr,
@@ -75,20 +101,17 @@ def _attention_kernel(
     best = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((QUERIES,), dtype=tl.float32)
     out = tl.zeros((QUERIES, BLOCK_DIM), dtype=tl.float32)
-    for first in range(0, length, KEYS):
-        key = first + tl.arange(0, KEYS)
-        there = key < length
-        row = (window + key).to(tl.int64) * (3 * width)
-        k = tl.load(base + width + row[None, :] + channel[:, None], mask=there[None, :] & known[:, None], other=0.0)
-        v = tl.load(base + 2 * width + row[:, None] + channel[None, :], mask=there[:, None] & known[None, :], other=0.0)
-        score = tl.dot(q, k, input_precision=PRECISION) * scale
-        score = tl.where(there[None, :], score, float("-inf"))
-        largest = tl.maximum(best, tl.max(score, axis=1))
-        share = tl.exp2(score - largest[:, None])
-        decay = tl.exp2(best - largest)
-        total = total * decay + tl.sum(share, axis=1)
-        out = tl.dot(share.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
-        best = largest
+    whole = length // KEYS * KEYS
+    for first in range(0, whole, KEYS):
+        best, total, out = _attend(
+            best, total, out, q, base + width, window, first, length, known, scale, width, KEYS, BLOCK_DIM, True,
+            PRECISION,
+        )  # fmt: skip
+    if whole < length:
+        best, total, out = _attend(
+            best, total, out, q, base + width, window, whole, length, known, scale, width, KEYS, BLOCK_DIM, False,
+            PRECISION,
+        )  # fmt: skip
     out = out / total[:, None]
     tl.store(
         out_ptr + (begin + query).to(tl.int64)[:, None] * width + head * DIM + channel[None, :],
@@ -104,7 +127,7 @@ def window_attention(qkv: torch.Tensor, ends: torch.Tensor, heads: int, scale: f
         qkv: (N, 3·C) query, key and value in serialized order, each split into ``heads``, on a CUDA device.
         ends: (B,) int32 cumulative ends of the scans.
         heads: H.
-        scale: factor of the scores.
+        scale: factor of the scores, positive.
         patch_size: K.
 
     Returns:

@@ -22,7 +22,7 @@ class BlockOptions:
     """What all blocks of a network have in common; their meaning is documented at the backbone.
 
     Raises:
-        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``.
+        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``, or a ``qk_scale`` that is not positive.
     """
 
     mlp_ratio: float
@@ -36,6 +36,10 @@ class BlockOptions:
     recompute: str | None
 
     def __post_init__(self) -> None:
+        if self.qk_scale is not None and self.qk_scale <= 0:
+            raise ConfigError(
+                f"PT-v3m1: qk_scale={self.qk_scale}: allowed are positive numbers, and None for d ** -0.5"
+            )
         if self.recompute is not None and self.recompute not in RECOMPUTE:
             raise ConfigError(
                 f"PT-v3m1: recompute={self.recompute!r}: None, or {did_you_mean(self.recompute, RECOMPUTE)}"
@@ -64,7 +68,7 @@ class PatchAttention(nn.Module):
     def __init__(self, channels: int, heads: int, patch_size: int, options: BlockOptions) -> None:
         super().__init__()
         self.heads, self.patch_size = heads, patch_size
-        self.scale = options.qk_scale or (channels // heads) ** -0.5
+        self.scale = (channels // heads) ** -0.5 if options.qk_scale is None else options.qk_scale
         self.attn_drop, self.upcast = options.attn_drop, options.upcast_attention
         self.qkv = Linear(channels, 3 * channels, bias=options.qkv_bias)
         self.proj = Linear(channels, channels)

@@ -5,6 +5,7 @@ import torch
 
 from pointcept.models.point_transformer_v3.layers import Block, BlockOptions
 from pointcept.structures import GridPyramid
+from pointcept.utils.errors import ConfigError
 
 
 def _block(drop_path: float = 0.0, **options) -> Block:
@@ -38,6 +39,12 @@ def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> to
         return x + drop(wide(block.norm2(x)))
     x = block.norm1(x + drop(block.attn(x, level, "z")))
     return block.norm2(x + drop(wide(x)))
+
+
+@pytest.mark.parametrize("scale", [0, -0.25])
+def test_scores_are_not_multiplied_by_zero_or_less(scale):
+    with pytest.raises(ConfigError, match=f"qk_scale={scale}: allowed are positive numbers"):
+        _block(qk_scale=scale)
 
 
 @pytest.mark.parametrize(
