@@ -1,10 +1,11 @@
 """Sparse convolution as an implicit matrix product: rows are gathered on the fly, never stored.
 
-A program computes a tile of output rows. It notes which kernel cells any of its rows uses, on LiDAR scans
-far from all, and for each of these it reads the input rows and multiplies them by the cell's weight on the
-tensor cores, adding up in float32. The gradient of the input is the same product with transposed weights.
-For the gradient of the weight the rows that use a cell are listed once per map, so that every product is of
-full tiles; partial products are added in a fixed order, and two runs give the same bits.
+A program computes a tile of output rows, of large maps in an order in which rows that use the same kernel cells
+stand together. It notes which cells any of its rows uses, on LiDAR scans far from all, and for each of these it reads
+the input rows and multiplies them by the cell's weight on the tensor cores, adding up in float32. The gradient of the
+input is the same product with transposed weights. For the gradient of the weight the rows that use a cell are listed
+once per map, so that every product is of full tiles; partial products are added in a fixed order, and two runs give
+the same bits.
 """
 
 from __future__ import annotations
@@ -18,35 +19,41 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pointops.reduction import column_sum, sum_parts
+from pointops.row_order import has_order, row_order
 
 
 class Tiling(NamedTuple):
-    """How a product is cut: rows and output channels of a program, input channels at a time, warps, stages."""
+    """How a product is cut: rows and output channels of a program, input channels at a time, warps, stages.
+
+    As many programs as it says share the gradient of a weight, if there are rows enough.
+    """
 
     rows: int
     block_out: int
     block_in: int
     warps: int
     stages: int
+    programs: int = 1024
 
 
 # Output channels up to -> tiling. Few rows use few cells between them; wide outputs want wide tiles, as each tile
 # gathers its rows anew.
 PRODUCT_TILINGS = {
-    16: Tiling(64, 16, 64, 4, 3),
-    32: Tiling(64, 32, 64, 4, 3),
-    64: Tiling(64, 64, 64, 4, 3),
-    1 << 30: Tiling(64, 128, 64, 4, 3),
+    16: Tiling(64, 16, 64, 2, 3),
+    32: Tiling(64, 32, 64, 4, 4),
+    64: Tiling(64, 64, 64, 4, 4),
+    256: Tiling(64, 128, 64, 4, 4),
+    1 << 30: Tiling(128, 256, 64, 8, 3),
 }
-# Wider side up to -> pairs at a time, largest channel blocks of output and input, warps, stages.
+# Wider side up to -> pairs at a time, largest channel blocks of output and input, warps, stages, programs.
 GRADIENT_TILINGS = {
-    64: Tiling(64, 64, 64, 4, 3),
-    1 << 30: Tiling(64, 128, 64, 4, 3),
+    32: Tiling(128, 32, 32, 4, 3, 2048),
+    64: Tiling(128, 64, 64, 4, 3),
+    1 << 30: Tiling(128, 128, 64, 4, 3),
 }
 FLOAT32_TILING = Tiling(64, 64, 32, 4, 3)  # of both, as twice the bytes must fit into shared memory
-# Programs that share the gradient of a weight: this many altogether, if there are rows enough.
-GRADIENT_PROGRAMS = 2048
 LISTED_CELLS = 32  # kernels of up to this many cells note the cells in use in the bits of one number
+ORDERED_ROWS = 8192  # maps of as many rows or more are worth the launches of a sort
 
 
 @triton.jit
@@ -74,12 +81,16 @@ def _add_cell(
 
 @triton.jit(do_not_specialize=["n", "m"])
 def _product_kernel(
-    x_ptr, w_ptr, bias_ptr, index_ptr, out_ptr, n, m,
+    x_ptr, w_ptr, bias_ptr, index_ptr, order_ptr, out_ptr, n, m,
     CELLS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr, BIAS: tl.constexpr, LISTED: tl.constexpr, MIRROR: tl.constexpr,
+    ORDERED: tl.constexpr,
     STRIDE_CELL: tl.constexpr, STRIDE_IN: tl.constexpr, STRIDE_OUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = row < n
+    if ORDERED:
+        row = tl.load(order_ptr + row, mask=inside, other=0)
     column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     total = tl.zeros((ROWS, BLOCK_OUT), dtype=tl.float32)
     if BIAS:
@@ -89,14 +100,14 @@ def _product_kernel(
         steps: tl.constexpr = (IN + BLOCK_IN - 1) // BLOCK_IN
         bit = tl.arange(0, LISTED)
         found = tl.load(
-            index_ptr + row[:, None] * CELLS + bit[None, :], mask=(row < n)[:, None] & (bit < CELLS)[None, :], other=m
+            index_ptr + row[:, None] * CELLS + bit[None, :], mask=inside[:, None] & (bit < CELLS)[None, :], other=m
         )
         used = tl.max((found < m).to(tl.int64), axis=0)
         cells = tl.sum(used << bit.to(tl.int64), axis=0)
         for step in range(tl.sum(used, axis=0).to(tl.int32) * steps):
             lowest = cells & (-cells)
             cell = (tl.log2(lowest.to(tl.float32)) + 0.5).to(tl.int32)
-            source = tl.load(index_ptr + row * CELLS + cell, mask=row < n, other=m)
+            source = tl.load(index_ptr + row * CELLS + cell, mask=inside, other=m)
             total = _add_cell(
                 total, x_ptr, w_ptr, source, m, cell, (step % steps) * BLOCK_IN, column,
                 CELLS, IN, OUT, BLOCK_IN, MIRROR, STRIDE_CELL, STRIDE_IN, STRIDE_OUT, PRECISION,
@@ -104,7 +115,7 @@ def _product_kernel(
             cells = tl.where(step % steps == steps - 1, cells - lowest, cells)
     else:
         for cell in range(CELLS):
-            source = tl.load(index_ptr + row * CELLS + cell, mask=row < n, other=m)
+            source = tl.load(index_ptr + row * CELLS + cell, mask=inside, other=m)
             if tl.max((source < m).to(tl.int32), axis=0) > 0:
                 for start in range(0, IN, BLOCK_IN):
                     total = _add_cell(
@@ -112,7 +123,7 @@ def _product_kernel(
                         CELLS, IN, OUT, BLOCK_IN, MIRROR, STRIDE_CELL, STRIDE_IN, STRIDE_OUT, PRECISION,
                     )  # fmt: skip
     place = out_ptr + row[:, None] * OUT + column[None, :]
-    tl.store(place, total.to(out_ptr.dtype.element_ty), mask=(row < n)[:, None] & (column < OUT)[None, :])
+    tl.store(place, total.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (column < OUT)[None, :])
 
 
 @triton.jit(do_not_specialize=["n", "m"])
@@ -176,6 +187,20 @@ def _precision(x: torch.Tensor) -> str:
     return "tf32" if allow_tf32 else "ieee"
 
 
+# map -> order of its rows
+_orders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _order_of(index: torch.Tensor, m: int) -> torch.Tensor | None:
+    """An order in which rows that use the same cells stand together, kept as long as the map; None for small maps."""
+    n, cells = index.shape
+    if n < ORDERED_ROWS or not has_order(cells):
+        return None
+    if index not in _orders:
+        _orders[index] = row_order(index, m)
+    return _orders[index]
+
+
 def _product(
     x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, mirror: bool = False
 ) -> torch.Tensor:
@@ -186,14 +211,15 @@ def _product(
     n, cells = index.shape
     _, width_in, width_out = weight.shape
     out = torch.empty(n, width_out, dtype=x.dtype, device=x.device)
-    rows, largest_out, largest_in, warps, stages = _tiling(PRODUCT_TILINGS, width_out, x)
+    rows, largest_out, largest_in, warps, stages, _ = _tiling(PRODUCT_TILINGS, width_out, x)
     block_out = _block(width_out, largest_out)
     listed = triton.next_power_of_2(cells) if cells <= LISTED_CELLS else 0
+    order = _order_of(index, len(x))
     with torch.cuda.device(x.device):
         _product_kernel[(triton.cdiv(n, rows), triton.cdiv(width_out, block_out))](
-            x, weight, weight if bias is None else bias, index, out, n, len(x), cells, width_in, width_out, rows,
-            _block(width_in, largest_in), block_out, bias is not None, listed, mirror, *weight.stride(),
-            _precision(x), num_warps=warps, num_stages=stages,
+            x, weight, weight if bias is None else bias, index, index if order is None else order, out, n, len(x),
+            cells, width_in, width_out, rows, _block(width_in, largest_in), block_out, bias is not None, listed,
+            mirror, order is not None, *weight.stride(), _precision(x), num_warps=warps, num_stages=stages,
         )  # fmt: skip
     return out
 
@@ -228,10 +254,10 @@ def _weight_grad(x: torch.Tensor, index: torch.Tensor, grad: torch.Tensor, dtype
     """Σ_j grad[j] ⊗ x[index[j, k]] -> (O, K, I) in ``dtype``."""
     n, cells = index.shape
     width_in, width_out = x.shape[1], grad.shape[1]
-    rows, largest_out, largest_in, warps, stages = _tiling(GRADIENT_TILINGS, max(width_in, width_out), x)
+    rows, largest_out, largest_in, warps, stages, programs = _tiling(GRADIENT_TILINGS, max(width_in, width_out), x)
     block_in, block_out = _block(width_in, largest_in), _block(width_out, largest_out)
     tiles = triton.cdiv(width_in, block_in) * triton.cdiv(width_out, block_out)
-    parts = max(1, min(triton.cdiv(GRADIENT_PROGRAMS, cells * tiles), triton.cdiv(n, 8 * rows)))
+    parts = max(1, min(triton.cdiv(programs, cells * tiles), triton.cdiv(n, 8 * rows)))
     output, source, ends = _pairs_of(index, len(x))
     partial = torch.empty(parts, width_out, cells, width_in, dtype=torch.float32, device=x.device)
     with torch.cuda.device(x.device):

@@ -1,5 +1,7 @@
 """Sparse convolution against a dense one, its gradients, and its splitting into parts."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,6 +132,33 @@ def test_every_precision_and_backend_stays_near_float64(backend_name, dtype, tol
         results.append((out.detach().double(), a.grad.double(), w.grad.double(), b.grad.double()))
     for exact, half in zip(*results, strict=True):
         assert (half - exact).norm() / exact.norm() < tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["submanifold", "strided", "inverse"])
+def test_an_order_of_the_rows_changes_no_bit(kind, monkeypatch):
+    kernels = importlib.import_module("pointops.convolution")
+    grid, batch, feat = (t.cuda() for t in _scene(n=4000, extent=40, channels=64))
+    coarse, parent = (grid >> 1).unique(dim=0, return_inverse=True)
+    children, parent_cell = ops.strided_maps(grid, parent, len(coarse))
+    maps = {
+        "submanifold": lambda: (ops.submanifold_map(grid, batch, 3), None),
+        "strided": lambda: (children.clone(), parent_cell.clone()),
+        "inverse": lambda: (parent_cell.clone(), children.clone()),
+    }[kind]
+    results = []
+    for smallest in (10**9, 1):
+        monkeypatch.setattr(kernels, "ORDERED_ROWS", smallest)
+        index, transposed = maps()
+        x = feat[: len(coarse) if kind == "inverse" else len(feat)].half().requires_grad_()
+        weight = torch.ones(48, index.shape[1], 64, device="cuda", dtype=torch.float16).cumsum(1) / 64
+        with backend.override("sparse_convolution=triton"):
+            out = ops.sparse_convolution(x, weight, index, transposed)
+        results.append((out.detach(), torch.autograd.grad(out.float().square().mean(), x)[0]))
+        assert (index in kernels._orders) == (smallest == 1)
+    for plain, ordered in zip(*results, strict=True):
+        assert torch.equal(plain, ordered)
 
 
 @pytest.mark.gpu
