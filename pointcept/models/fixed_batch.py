@@ -261,7 +261,7 @@ class Layouts:
         batch = inputs.sorted
         assert batch is not None
         pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities)
-        feat = inputs.feat.index_select(0, pyramid.source)
+        feat = inputs.feat[pyramid.source]
         segment = None
         if inputs.segment is not None:
             padding = torch.arange(len(feat), device=self.device) >= inputs.ends[-1]

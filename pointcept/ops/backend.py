@@ -139,9 +139,13 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "triton": "pointops.padded:gathered_linear",
         "torch": "pointcept.ops.reference.padded:gathered_linear",
     },
-    "add_norm": {
-        "triton": "pointops.padded_blocks:add_norm",
-        "torch": "pointcept.ops.reference.padded:add_norm",
+    "row_orders": {
+        "triton": "pointops.row_order:row_orders",
+        "torch": "pointcept.ops.reference.padded:row_orders",
+    },
+    "residual_norm": {
+        "triton": "pointops.padded_blocks:residual_norm",
+        "torch": "pointcept.ops.reference.padded:residual_norm",
     },
     "gather_add": {
         "triton": "pointops.padded_blocks:gather_add",

@@ -5,6 +5,8 @@ The functions are documented at their references; see :mod:`pointcept.ops.backen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,6 @@ from pointcept.ops.reference.octree import MAX_SCANS, Coarse, OctreeLevel, coord
 __all__ = [
     "MAX_SCANS",
     "OctreeLevel",
-    "add_norm",
     "block_tail",
     "coordinates",
     "fused_channels",
@@ -25,13 +26,15 @@ __all__ = [
     "octree_level",
     "octree_neighbours",
     "pool_max",
+    "residual_norm",
+    "row_orders",
     "window_attention",
 ]
 
 
 def fused_channels(dtype: torch.dtype) -> int:
     """The most channels with which :func:`block_tail` keeps whole rows on the chip; weights in ``dtype``."""
-    return 32 if dtype == torch.float32 else 128
+    return 32 if dtype == torch.float32 else 256
 
 
 def octree_keys(grid_coord: Tensor, ends: Tensor, largest: Tensor, orders: tuple[str, ...]) -> Tensor:
@@ -69,16 +72,32 @@ def gathered_linear(
     count: Tensor,
     dtype: torch.dtype,
     activation: str = "none",
-    residual: Tensor | None = None,
+    order: Tensor | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.gathered_linear`."""
     function = implementation("gathered_linear", x.device)
-    return function(x, index, weight, bias, count, dtype, activation, residual)
+    return function(x, index, weight, bias, count, dtype, activation, order, copy)
 
 
-def add_norm(residual: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, count: Tensor) -> Tensor:
-    """See :func:`pointcept.ops.reference.padded.add_norm`."""
-    return implementation("add_norm", x.device)(residual, x, gamma, beta, eps, count)
+def row_orders(maps: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
+    """See :func:`pointcept.ops.reference.padded.row_orders`."""
+    return implementation("row_orders", maps[0].device)(maps, counts)
+
+
+def residual_norm(
+    residual: Tensor,
+    branch: Tensor,
+    count: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
+    inner: tuple[Tensor, Tensor, float] | None = None,
+    places: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`pointcept.ops.reference.padded.residual_norm`."""
+    function = implementation("residual_norm", residual.device)
+    return function(residual, branch, count, eps, dtype, rows, inner, places)
 
 
 def linear(
@@ -88,13 +107,13 @@ def linear(
     count: Tensor,
     dtype: torch.dtype,
     rows: Tensor | None = None,
-    norm_eps: float | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.linear`."""
     function = implementation("padded_linear", x.device)
-    return function(x, weight, bias, count, dtype, rows, norm_eps, activation, residual)
+    return function(x, weight, bias, count, dtype, rows, activation, residual, copy)
 
 
 def block_tail(
@@ -106,10 +125,11 @@ def block_tail(
     reduction: tuple[Tensor, Tensor],
     norm_eps: float,
     count: Tensor,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.block_tail`."""
     function = implementation("block_tail", x.device)
-    return function(x, attended, rows, projection, expansion, reduction, norm_eps, count)
+    return function(x, attended, rows, projection, expansion, reduction, norm_eps, count, copy)
 
 
 def gather_add(x: Tensor, other: Tensor, rows: Tensor, count: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,9 +146,10 @@ def pool_max(
     fine_count: Tensor,
     count: Tensor,
     dtype: torch.dtype,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.pool_max`."""
-    return implementation("pool_max", x.device)(x, parent, begin, scale, shift, fine_count, count, dtype)
+    return implementation("pool_max", x.device)(x, parent, begin, scale, shift, fine_count, count, dtype, copy)
 
 
 def window_attention(qkv: Tensor, ends: Tensor, heads: int, scale: float, patch_size: int) -> Tensor:

@@ -147,13 +147,14 @@ def survey(
     capacity, device = len(grid_coord), grid_coord.device
     row = torch.arange(capacity, device=device)
     real = grid_coord * (row < ends[-1])[:, None]
-    lowest, largest = real.amin().view(1), real.amax().view(1)
+    lowest, largest = (extreme.view(1) for extreme in torch.aminmax(real))
     keys = padded.octree_keys(grid_coord, ends, largest, orders)
     keys, index = (t.view(len(orders), capacity) for t in keys.view(-1).sort(stable=True))
     # Keys of one order stand together and have as many rows as the others, so each keeps its place.
     source = index % capacity
     position = torch.empty_like(row).scatter_(0, source[0], row)
-    changes = torch.stack([(keys[:, 1:] >> 3 * shift) != (keys[:, :-1] >> 3 * shift) for shift in shifts])
+    difference = keys[:, 1:] ^ keys[:, :-1]
+    changes = torch.stack([difference >= 1 << 3 * shift for shift in shifts])
     ranks = F.pad(changes, (1, 0)).view(-1).cumsum(0, dtype=torch.int32).view(len(shifts), len(orders), capacity)
     final = (ends.long() - 1).clamp(0, capacity - 1)
     level_ends = ranks[:, 0].index_select(1, final) - ranks[:, 0, :1] + 1
@@ -163,7 +164,7 @@ def survey(
     report = torch.cat([level_ends.flatten().long(), ends.long(), lowest, largest, repeated, copies])
     # rows of 16 bytes: one alignment, so one compiled kernel, for all levels
     level_ends = F.pad(level_ends, (0, -len(ends) % 4))[:, : len(ends)]
-    sorted_feat = None if feat is None else feat.index_select(0, source[0])
+    sorted_feat = None if feat is None else feat[source[0]]
     return Survey(keys[0], source, position, ranks, level_ends, report, sorted_feat)
 
 

@@ -1,8 +1,9 @@
-"""Point Transformer V3 for deployment: folded weights, padded arrays, four kernels for most blocks."""
+"""Point Transformer V3 for deployment: folded weights, padded arrays, five kernels for most blocks."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,37 @@ from pointcept.ops import padded
 from pointcept.structures.octree_plan import PaddedLevel, neighbour_maps
 from pointcept.utils.errors import ConfigError
 
+_ORDERED_CHANNELS = 256  # from which on a convolution saves more by an order of its rows than the sort takes
+
+
+class _Neighbours(NamedTuple):
+    """Of the voxels of a level: ``cells`` (27, N), the map of kernel size 3, and ``order`` (N,) of its rows."""
+
+    cells: Tensor
+    order: Tensor | None
+
+
+class _Features(NamedTuple):
+    """The residual stream (N, C) in float32, and the same rows in the type of the products that read them."""
+
+    stream: Tensor
+    rows: Tensor
+
+    @classmethod
+    def room_for_rows(cls, shape: Sequence[int], target: Target) -> Tensor | None:
+        """Where a kernel writes the rows; None in float32, where they are the stream itself."""
+        if target.dtype == torch.float32:
+            return None
+        return torch.empty(*shape, dtype=target.dtype, device=target.device)
+
+    @classmethod
+    def of(cls, stream: Tensor, rows: Tensor | None) -> _Features:
+        """``rows`` as :meth:`room_for_rows` gave them."""
+        return cls(stream, stream if rows is None else rows)
+
 
 class _Block:
-    """x += norm(conv(x)); x += attention(norm(x)); x += MLP(norm(x)), with four to seven kernels."""
+    """x += norm(conv(x)); x += attention(norm(x)); x += MLP(norm(x)), with five to eight kernels."""
 
     def __init__(self, block: Block, orders: list[int], target: Target) -> None:
         if not block.pre_norm or block.attn.rpe is not None:
@@ -24,8 +53,9 @@ class _Block:
         layers: Any = block  # a sequence of modules does not tell their types
         conv, linear, norm = layers.cpe
         (norm1,), (norm2,), (mlp,) = layers.norm1, layers.norm2, layers.mlp
-        self.dtype = target.dtype
+        self.target, self.dtype = target, target.dtype
         self.order = orders[block.order_index % len(orders)]
+        self.channels = linear.out_features
         self.heads, self.scale, self.patch_size = block.attn.heads, block.attn.scale, block.attn.patch_size
         # Nothing stands between the convolution and the linear layer, so they are one convolution.
         self.position = Affine.of_convolution(conv).then_linear(linear).finish(target)
@@ -37,39 +67,40 @@ class _Block:
         self.reduction = Affine.of_linear(mlp.fc2).finish(target)
         self.eps = norm1.eps, norm2.eps
 
-    def __call__(self, x: Tensor, level: PaddedLevel, cells: Tensor, position: Tensor) -> Tensor:
-        """x (N, C), ``cells`` the neighbours (27, N), ``position`` (N, C) what the convolution reads."""
-        count, octree = level.count, level.octree
-        encoding = padded.gathered_linear(position, cells, *self.position, count, torch.float32)
-        x = padded.add_norm(x, encoding, *self.norm, count)
-        rows, places = octree.permutation[self.order], octree.inverse[self.order]
-        qkv = padded.linear(x, *self.qkv, count, self.dtype, rows=rows, norm_eps=self.eps[0])
+    def __call__(self, x: Tensor, level: PaddedLevel, around: _Neighbours, position: Tensor) -> _Features:
+        """x (N, C) the residual stream on ``level``, ``position`` (N, C) what the convolution reads."""
+        count, places = level.count, level.octree.inverse[self.order]
+        encoding = padded.gathered_linear(position, around.cells, *self.position, count, self.dtype, order=around.order)
+        x, normal = padded.residual_norm(x, encoding, count, self.eps[0], self.dtype, inner=self.norm, places=places)
+        qkv = padded.linear(normal, *self.qkv, count, self.dtype)
         attended = padded.window_attention(qkv, level.ends, self.heads, self.scale, self.patch_size)
+        rows = _Features.room_for_rows(x.shape, self.target)
         if x.shape[1] <= padded.fused_channels(self.dtype):
             parts = self.projection, self.expansion, self.reduction
-            return padded.block_tail(x, attended, places, *parts, self.eps[1], count)
-        x = padded.linear(attended, *self.projection, count, x.dtype, rows=places, residual=x)
-        hidden = padded.linear(x, *self.expansion, count, self.dtype, norm_eps=self.eps[1], activation="gelu")
-        return padded.linear(hidden, *self.reduction, count, x.dtype, residual=x)
+            return _Features.of(padded.block_tail(x, attended, places, *parts, self.eps[1], count, rows), rows)
+        branch = padded.linear(attended, *self.projection, count, self.dtype)
+        x, normal = padded.residual_norm(x, branch, count, self.eps[1], self.dtype, rows=places)
+        hidden = padded.linear(normal, *self.expansion, count, self.dtype, activation="gelu")
+        return _Features.of(padded.linear(hidden, *self.reduction, count, x.dtype, residual=x, copy=rows), rows)
 
 
 class _Pooling:
     """Linear layer, maximum over the children, batch norm, GELU."""
 
     def __init__(self, pooling: SerializedPooling, target: Target) -> None:
-        self.dtype = target.dtype
+        self.target = target
         self.proj = Affine.of_linear(pooling.proj).finish(target)
         # A negative scale does not commute with the maximum, so the batch norm stays behind it.
         norm: Any = pooling.norm[0]
         self.scale, self.shift = (t.float().to(target.device) for t in norm_scale(norm))
 
-    def __call__(self, x: Tensor, fine: PaddedLevel, coarse: PaddedLevel) -> Tensor:
+    def __call__(self, x: Tensor, fine: PaddedLevel, coarse: PaddedLevel) -> _Features:
         """x (N, in) on ``fine`` -> (M, out) on ``coarse``."""
-        y = padded.linear(x, *self.proj, fine.count, self.dtype)
-        octree = coarse.octree
-        return padded.pool_max(
-            y, octree.parent, octree.begin, self.scale, self.shift, fine.count, coarse.count, x.dtype
-        )
+        y = padded.linear(x, *self.proj, fine.count, self.target.dtype)
+        octree, counts = coarse.octree, (fine.count, coarse.count)
+        rows = _Features.room_for_rows((len(octree.begin), y.shape[1]), self.target)
+        maps = octree.parent, octree.begin, self.scale, self.shift
+        return _Features.of(padded.pool_max(y, *maps, *counts, torch.float32, rows), rows)
 
 
 class _Unpooling:
@@ -87,7 +118,7 @@ class _Unpooling:
         """x (M, in) on ``coarse``, skip (N, ...) on ``fine`` -> the sum (N, out), and the projected skip features."""
         below = padded.linear(x, *self.below, coarse.count, self.dtype, activation="gelu")
         skip = padded.linear(skip, *self.skip, fine.count, self.dtype, activation="gelu")
-        return padded.gather_add(skip, below, coarse.octree.parent, fine.count, x.dtype), skip
+        return padded.gather_add(skip, below, coarse.octree.parent, fine.count, torch.float32), skip
 
 
 class DeployedPTv3:
@@ -103,7 +134,7 @@ class DeployedPTv3:
     """
 
     def __init__(self, backbone: PointTransformerV3, head: nn.Linear, target: Target) -> None:
-        self.dtype = target.dtype
+        self.target = target
         self.orders = ("z", *(order for order in dict.fromkeys(backbone.orders) if order != "z"))
         self.strides = backbone.strides
         self.in_channels = backbone.in_channels
@@ -120,6 +151,7 @@ class DeployedPTv3:
 
         self.encoder = [blocks(stage) for stage in encoder]
         self.decoder = [blocks(stage) for stage in decoder]
+        self._blocks = [[*down, *up] for down, up in zip(self.encoder, [*self.decoder, []], strict=True)]
         self.poolings = [_Pooling(stage.get_submodule("down"), target) for stage in encoder[1:]]  # type: ignore[arg-type]
         self.unpoolings = [_Unpooling(stage.get_submodule("up"), target) for stage in decoder]  # type: ignore[arg-type]
         self.head = Affine.of_linear(head).finish(target)
@@ -129,19 +161,32 @@ class DeployedPTv3:
 
         ``position`` (capacity,) says where each input row stands in Morton order.
         """
-        finest = levels[0]
-        cells = neighbour_maps(levels)
-        around = finest.neighbours(5, levels[1], cells[1]) if len(levels) > 1 else finest.neighbours(5)
-        x = padded.gathered_linear(feat, around, *self.stem, finest.count, torch.float32, activation="gelu")
-        skips = []
+        finest, target = levels[0], self.target
+        around = self._neighbours(levels)
+        wide = finest.neighbours(5, levels[1], around[1].cells) if len(levels) > 1 else finest.neighbours(5)
+        rows = _Features.room_for_rows((len(feat), self.stem[0].shape[1]), target)
+        stem = padded.gathered_linear(feat, wide, *self.stem, finest.count, torch.float32, activation="gelu", copy=rows)
+        x, skips = _Features.of(stem, rows), []
         for s, (level, blocks) in enumerate(zip(levels, self.encoder, strict=True)):
             if s:
-                x = self.poolings[s - 1](x, levels[s - 1], level)
+                x = self.poolings[s - 1](x.rows, levels[s - 1], level)
             for block in blocks:
-                x = block(x, level, cells[s], x)
-            skips.append(x)
+                x = block(x.stream, level, around[s], x.rows)
+            skips.append(x.rows)
         for s in reversed(range(len(self.decoder))):
-            x, position_feat = self.unpoolings[s](x, skips[s], levels[s], levels[s + 1])
-            for i, block in enumerate(self.decoder[s]):
-                x = block(x, levels[s], cells[s], x if i else position_feat)
-        return padded.linear(x, *self.head, finest.count, torch.float32, rows=position)
+            total, skip = self.unpoolings[s](x.rows, skips[s], levels[s], levels[s + 1])
+            x = _Features(total, skip)  # the position encoding of the first block reads the skip features alone
+            for block in self.decoder[s]:
+                x = block(x.stream, levels[s], around[s], x.rows)
+        return padded.linear(x.rows, *self.head, finest.count, torch.float32, rows=position)
+
+    def _neighbours(self, levels: list[PaddedLevel]) -> list[_Neighbours]:
+        """The maps of all levels, with orders where wide convolutions are worth the sort."""
+        cells = neighbour_maps(levels)
+        orders: list[Tensor | None] = [None] * len(levels)
+        wide = [s for s, blocks in enumerate(self._blocks) if any(b.channels >= _ORDERED_CHANNELS for b in blocks)]
+        if wide:
+            found = padded.row_orders([cells[s] for s in wide], [levels[s].count for s in wide])
+            for s, order in zip(wide, found, strict=True):
+                orders[s] = order
+        return [_Neighbours(*pair) for pair in zip(cells, orders, strict=True)]

@@ -6,6 +6,8 @@ products (biases, scales) is float32. Rows beyond the real ones may hold anythin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,8 @@ from pointcept.ops.reference.batch_norm import activate
 
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _GATHER_ELEMENTS = 1 << 25
+# Bit of each pair of opposite cells of a kernel of size 3 in the key of a row's cells, by the lower cell.
+_PLACES = (9, 2, 10, 5, 0, 6, 11, 3, 12, 7, 1, 8, 4)
 
 
 def _normalized(x: Tensor, eps: float) -> Tensor:
@@ -26,6 +30,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x.to(weight.dtype) @ weight).float() + bias
 
 
+def _finish(out: Tensor, dtype: torch.dtype, copy: Tensor | None) -> Tensor:
+    """The result in its type, and in another one where a copy is wanted."""
+    if copy is not None:
+        copy.copy_(out)
+    return out.to(dtype)
+
+
 def gathered_linear(
     x: Tensor,
     index: Tensor,
@@ -34,9 +45,10 @@ def gathered_linear(
     count: Tensor,
     dtype: torch.dtype,
     activation: str = "none",
-    residual: Tensor | None = None,
+    order: Tensor | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
-    """Convolution over neighbours: out[j] = act(bias + Σ_k x[index[k, j]] · weight[k] + residual[j]).
+    """Convolution over neighbours: out[j] = act(bias + Σ_k x[index[k, j]] · weight[k]).
 
     Args:
         x: (M, I) features.
@@ -46,7 +58,8 @@ def gathered_linear(
         count: (1,) int32 real rows of the result.
         dtype: of the result.
         activation: "none", "gelu" or "relu".
-        residual: (N, O) or None.
+        order: (N,) int32 permutation of the rows, padding last, in which kernels share them out: no other result.
+        copy: (N, O) that receives the result, too, in its own type, or None.
 
     Returns:
         (N, O).
@@ -59,15 +72,70 @@ def gathered_linear(
         _product(padded.index_select(0, rows[i : i + step].reshape(-1)).view(-1, cells * x.shape[1]), weight, bias)
         for i in range(0, n, step)
     ]
-    out = torch.cat(parts)
-    if residual is not None:
-        out = out + residual.float()
-    return activate(out, activation).to(dtype)
+    return _finish(activate(torch.cat(parts), activation), dtype, copy)
 
 
-def add_norm(residual: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, eps: float, count: Tensor) -> Tensor:
-    """residual + LayerNorm(x), (N, C) in the type of ``residual``; gamma, beta (C,) float32; count (1,) int32."""
-    return (residual.float() + F.layer_norm(x.float(), x.shape[1:], gamma, beta, eps)).to(residual.dtype)
+def row_orders(maps: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
+    """Orders of the rows of maps in which those that use the same kernel cells stand together.
+
+    Args:
+        maps: (27, N) int32 each, N or more where no voxel lies; at most 8.
+        counts: (1,) int32 real rows of each.
+
+    Returns:
+        (N,) int32 permutations; rows of padding come last.
+    """
+    orders = []
+    for index, count in zip(maps, counts, strict=True):
+        used = index < index.shape[1]
+        pairs = used[:13] | used[14:].flip(0)  # opposite cells share a bit
+        code = (pairs.int() << torch.tensor(_PLACES, device=index.device)[:, None]).sum(0)
+        for shift in (1, 2, 4, 8):  # Gray's order: rows that follow each other differ in few cells
+            code = code ^ (code >> shift)
+        row = torch.arange(index.shape[1], device=index.device)
+        orders.append(torch.where(row < count, code, 1 << len(_PLACES)).argsort(stable=True).int())
+    return orders
+
+
+def residual_norm(
+    residual: Tensor,
+    branch: Tensor,
+    count: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
+    inner: tuple[Tensor, Tensor, float] | None = None,
+    places: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """y[j] = residual[j] + branch[rows[j]], and y normalised to mean 0 and variance 1, row j of it at places[j].
+
+    Args:
+        residual: (N, C).
+        branch: (M, C).
+        count: (1,) int32 real rows.
+        eps: of the norm of y.
+        dtype: of the normalised rows.
+        rows: (N,) int32, or None for j itself.
+        inner: weight (C,) float32, bias (C,) float32 and eps of a layer norm of the branch, or None.
+        places: (N,) int32, each row's own among the real ones, or None for j itself.
+
+    Returns:
+        y (N, C) in the type of ``residual``, and the normalised rows (N, C).
+    """
+    if rows is not None:
+        branch = branch.index_select(0, rows)
+    branch = branch.float()
+    if inner is not None:
+        gamma, beta, inner_eps = inner
+        branch = F.layer_norm(branch, branch.shape[1:], gamma, beta, inner_eps)
+    y = residual.float() + branch
+    normal = _normalized(y, eps).to(dtype)
+    if places is not None:
+        real = torch.arange(len(y), device=y.device) < count
+        # one row more than needed: where padding goes
+        out = normal.new_zeros(len(y) + 1, y.shape[1])
+        normal = out.index_copy_(0, places.long().where(real, len(y)), normal)[: len(y)]
+    return y.to(residual.dtype), normal
 
 
 def linear(
@@ -77,11 +145,11 @@ def linear(
     count: Tensor,
     dtype: torch.dtype,
     rows: Tensor | None = None,
-    norm_eps: float | None = None,
     activation: str = "none",
     residual: Tensor | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
-    """out[j] = residual[j] + act(norm(x[rows[j]]) · weight + bias).
+    """out[j] = residual[j] + act(x[rows[j]] · weight + bias).
 
     Args:
         x: (M, I).
@@ -90,22 +158,19 @@ def linear(
         count: (1,) int32 real rows of the result.
         dtype: of the result.
         rows: (N,) int32, or None for j itself.
-        norm_eps: normalise rows to mean 0 and variance 1 (a layer norm whose scale and shift are part of
-            ``weight`` and ``bias``); None leaves them as they are.
         activation: "none", "gelu" or "relu".
         residual: (N, O) or None.
+        copy: (N, O) that receives the result, too, in its own type, or None.
 
     Returns:
         (N, O).
     """
     if rows is not None:
         x = x.index_select(0, rows)
-    if norm_eps is not None:
-        x = _normalized(x, norm_eps)
     out = activate(_product(x, weight, bias), activation)
     if residual is not None:
         out = out + residual.float()
-    return out.to(dtype)
+    return _finish(out, dtype, copy)
 
 
 def block_tail(
@@ -117,6 +182,7 @@ def block_tail(
     reduction: tuple[Tensor, Tensor],
     norm_eps: float,
     count: Tensor,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """The end of a transformer block: y = x + attended[rows] · P, then y + MLP(norm(y)) with GELU inside.
 
@@ -127,13 +193,14 @@ def block_tail(
         projection, expansion, reduction: weight and bias of the three linear layers, (C, C), (C, H), (H, C).
         norm_eps: of the layer norm, whose scale and shift are part of ``expansion``.
         count: (1,) int32 real rows.
+        copy: (N, C) that receives the result, too, in its own type, or None.
 
     Returns:
         (N, C) in the type of ``x``.
     """
     y = x.float() + _product(attended.index_select(0, rows), *projection)
     hidden = F.gelu(_product(_normalized(y, norm_eps), *expansion))
-    return (y + _product(hidden, *reduction)).to(x.dtype)
+    return _finish(y + _product(hidden, *reduction), x.dtype, copy)
 
 
 def gather_add(x: Tensor, other: Tensor, rows: Tensor, count: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,6 +217,7 @@ def pool_max(
     fine_count: Tensor,
     count: Tensor,
     dtype: torch.dtype,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """GELU(scale · max + shift) with the largest value of every channel over the rows of each coarse voxel.
 
@@ -160,6 +228,7 @@ def pool_max(
         scale, shift: (C,) float32 of the batch norm.
         fine_count, count: (1,) int32 real fine and coarse rows.
         dtype: of the result.
+        copy: (N, C) that receives the result, too, in its own type, or None.
 
     Returns:
         (N, C).
@@ -168,7 +237,7 @@ def pool_max(
     index = parent.long().where(row < fine_count, len(begin)).clamp(max=len(begin))
     largest = x.new_full((len(begin) + 1, x.shape[1]), float("-inf"), dtype=torch.float32)
     largest.scatter_reduce_(0, index[:, None].expand_as(x), x.float(), "amax")
-    return F.gelu(largest[:-1] * scale + shift).to(dtype)
+    return _finish(F.gelu(largest[:-1] * scale + shift), dtype, copy)
 
 
 def window_attention(qkv: Tensor, ends: Tensor, heads: int, scale: float, patch_size: int) -> Tensor:

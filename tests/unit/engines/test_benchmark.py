@@ -494,7 +494,9 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rows = json.loads(out.read_text())["rows"]
     assert len({found["flops"] for found in rows}) == 1, "counted on one backend, whichever is timed"
     for found in rows:
-        assert 50 < found["launches"] <= found["kernels"]
+        assert found["kernels"] > 50
+        graphed = found["mode"] == "train"
+        assert found["launches"] < 50 if graphed else found["launches"] > 50
         assert 0 < found["busy_ms"] < 1.5 * found["p99_ms"]
         assert 1e6 < found["peak_bytes"] <= found["reserved_bytes"]
         assert len(found["top"]) == 3

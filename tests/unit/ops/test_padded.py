@@ -45,28 +45,77 @@ def test_linear(name):
     x, weight, bias = random(50, 24, device=name), random(24, 40, seed=1, device=name), random(40, seed=2, device=name)
     rows = torch.randint(0, 50, (30,), device=name).int()
     residual = random(30, 40, seed=3, device=name)
-    out = padded.linear(x, weight, bias, number(28, name), torch.float32, rows, 1e-3, "gelu", residual)
-    normal = F.layer_norm(x[rows.long()], (24,), eps=1e-3)
-    expected = F.gelu(normal @ weight + bias) + residual
+    out = padded.linear(x, weight, bias, number(28, name), torch.float32, rows, "gelu", residual)
+    expected = F.gelu(x[rows.long()] @ weight + bias) + residual
     torch.testing.assert_close(out[:28], expected[:28], rtol=1e-4, atol=1e-4)
+    copy = torch.empty_like(out, dtype=torch.float16)
+    again = padded.linear(x, weight, bias, number(28, name), torch.float32, rows, "gelu", residual, copy)
+    assert torch.equal(copy[:28], again[:28].half())
     plain = padded.linear(x, weight, bias, number(50, name), torch.float32, activation="relu")
     torch.testing.assert_close(plain, F.relu(x @ weight + bias), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_block_tail_and_add_norm(name):
+def test_block_tail(name):
     x, attended, rows = random(40, 32, device=name), random(40, 32, seed=1, device=name), torch.randperm(40)
     layers = [
         (random(i, o, seed=s, device=name) / i**0.5, random(o, seed=s + 9, device=name))
         for s, (i, o) in enumerate(((32, 32), (32, 128), (128, 32)))
     ]
-    out = padded.block_tail(x, attended, rows.int().to(name), *layers, 1e-5, number(33, name))
+    copy = torch.empty_like(x, dtype=torch.float16)
+    out = padded.block_tail(x, attended, rows.int().to(name), *layers, 1e-5, number(33, name), copy)
+    assert torch.equal(copy[:33], out[:33].half())
     y = x + attended[rows.to(name)] @ layers[0][0] + layers[0][1]
     hidden = F.gelu(F.layer_norm(y, (32,)) @ layers[1][0] + layers[1][1])
     torch.testing.assert_close(out[:33], (y + hidden @ layers[2][0] + layers[2][1])[:33], rtol=1e-4, atol=1e-4)
-    gamma, beta = layers[0][1], layers[2][1]
-    normed = padded.add_norm(x, attended, gamma, beta, 1e-5, number(33, name))
-    torch.testing.assert_close(normed[:33], (x + F.layer_norm(attended, (32,), gamma, beta))[:33], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [24, 64])
+@pytest.mark.parametrize("name", DEVICES)
+def test_residual_norm(name, width):
+    n, real = 40, 33
+    residual, branch = random(n, width, device=name), random(n, width, seed=1, device=name)
+    gamma, beta = random(width, seed=2, device=name), random(width, seed=3, device=name)
+    rows, places = (torch.randperm(real).int().to(name) for _ in "ab")
+    pad = torch.zeros(n - real, dtype=torch.int32, device=name)
+    rows, places = torch.cat([rows, pad]), torch.cat([places, pad])
+    count = number(real, name)
+
+    y, normal = padded.residual_norm(
+        residual, branch, count, 1e-5, torch.float32, inner=(gamma, beta, 1e-3), places=places
+    )
+    expected = residual + F.layer_norm(branch, (width,), gamma, beta, 1e-3)
+    torch.testing.assert_close(y[:real], expected[:real], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        normal[places[:real].long()], F.layer_norm(expected, (width,))[:real], rtol=1e-4, atol=1e-4
+    )
+    y, normal = padded.residual_norm(residual, branch, count, 1e-5, torch.float16, rows)
+    expected = residual + branch[rows.long()]
+    torch.testing.assert_close(y[:real], expected[:real])
+    torch.testing.assert_close(normal[:real], F.layer_norm(expected, (width,))[:real].half(), rtol=2e-3, atol=2e-3)
+
+
+def _map_of_sparse_voxels(n: int = 3000, name: str = "cpu") -> torch.Tensor:
+    grid = torch.randint(0, 30, (n, 3), generator=torch.Generator().manual_seed(0)).unique(dim=0)
+    return ops.submanifold_map(grid.to(name), torch.zeros(len(grid), dtype=torch.int64, device=name), 3)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_row_orders_put_rows_with_equal_cells_together_and_padding_last(name):
+    index = _map_of_sparse_voxels(name=name)
+    n, room = len(index), len(index) + 50
+    padded_map = torch.full((27, room), room, dtype=torch.int32, device=name)
+    padded_map[:, :n] = index.t().where(index.t() < n, room)
+    padded_map[:, n:] = 0  # what padding holds does not matter
+    small = padded_map[:, :300].clone().contiguous()
+    orders = padded.row_orders([padded_map, small], [number(n, name), number(200, name)])
+    for order, count, size in zip(orders, (n, 200), (room, 300), strict=True):
+        assert torch.equal(order.long().sort().values, torch.arange(size, device=name))
+        assert torch.equal(order[count:].long(), torch.arange(count, size, device=name))
+    used = index < n
+    tiles = [used[order].split(64) for order in (torch.arange(n, device=name), orders[0][:n].long())]
+    natural, ordered = (sum(int(tile.any(0).sum()) for tile in split) for split in tiles)
+    assert ordered < 0.7 * natural
 
 
 @pytest.mark.parametrize("name", DEVICES)
@@ -81,6 +130,9 @@ def test_pool_max_with_negative_scales_and_gather_add(name):
     largest = torch.stack([x[0:3].amax(0), x[3], x[4:10].amax(0)])
     torch.testing.assert_close(out[:3], F.gelu(largest * scale + shift))
     assert len(lengths) == 3
+    copy = torch.empty_like(out, dtype=torch.float16)
+    padded.pool_max(x, parent, begin, scale, shift, number(10, name), number(3, name), torch.float32, copy)
+    assert torch.equal(copy[:3], out[:3].half())
     added = padded.gather_add(x, out, parent, number(10, name), torch.float32)
     torch.testing.assert_close(added[:10], x[:10] + out[parent[:10].long()])
 
@@ -89,7 +141,7 @@ def test_pool_max_with_negative_scales_and_gather_add(name):
 @pytest.mark.parametrize("name", DEVICES)
 def test_gathered_linear_is_a_sparse_convolution(channels, name):
     rows, n, cells = 30, 25, 27
-    x, residual = random(rows, channels[0], device=name), random(n, channels[1], seed=3, device=name)
+    x = random(rows, channels[0], device=name)
     index = torch.randint(0, 3 * rows, (n, cells), generator=torch.Generator().manual_seed(1)).clamp(max=rows).int()
     weight = random(channels[1], cells, channels[0], seed=2, device=name)
     bias = random(channels[1], seed=4, device=name)
@@ -97,8 +149,11 @@ def test_gathered_linear_is_a_sparse_convolution(channels, name):
     flat, columns = weight.permute(1, 2, 0).flatten(0, 1).contiguous(), index.t().contiguous().to(name)
     out = padded.gathered_linear(x, columns, flat, bias, number(n, name), torch.float32)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
-    out = padded.gathered_linear(x, columns, flat, bias, number(n, name), torch.float32, "relu", residual)
-    torch.testing.assert_close(out, F.relu(expected + residual), rtol=1e-4, atol=1e-4)
+    order = torch.randperm(n).int().to(name)
+    copy = torch.empty_like(out, dtype=torch.float16)
+    out = padded.gathered_linear(x, columns, flat, bias, number(n, name), torch.float32, "relu", order, copy)
+    torch.testing.assert_close(out, F.relu(expected), rtol=1e-4, atol=1e-4)
+    assert torch.equal(copy, out.half())
 
 
 @pytest.mark.gpu
@@ -112,6 +167,7 @@ def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width, n
     x = random(n, width, device="cuda")
     index = torch.randint(0, 3 * n, (27, n), device="cuda").clamp(max=n).int()
     rows = torch.randperm(n, device="cuda").int()
+    order = torch.cat([torch.randperm(real, device="cuda"), torch.arange(real, n, device="cuda")]).int()
     layers = [
         ((random(i, o, seed=s, device="cuda") / i**0.5).to(dtype), random(o, seed=s + 9, device="cuda"))
         for s, (i, o) in enumerate(((width, width), (width, 4 * width), (4 * width, width)))
@@ -122,7 +178,9 @@ def test_half_precision_kernels_stay_near_their_twins(dtype, tolerance, width, n
 
     def everything():
         yield padded.gathered_linear(x, index, kernel, layers[0][1], count, torch.float32, "gelu")
-        yield padded.linear(x, *layers[1], count, dtype, rows=rows, norm_eps=1e-5)
+        yield padded.gathered_linear(x.to(dtype), index, kernel, layers[0][1], count, dtype, order=order)
+        yield padded.linear(x, *layers[1], count, dtype, rows=rows)
+        yield from padded.residual_norm(x, qkv[:, :width].contiguous(), count, 1e-5, dtype, rows=rows)
         yield padded.window_attention(qkv, ends, width // 16, 0.25, 1024)
         if width <= padded.fused_channels(dtype):
             yield padded.block_tail(x, qkv[:, :width].contiguous(), rows, *layers, 1e-5, count)
