@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import time
@@ -181,10 +182,16 @@ def capture(function: Callable[[], T], where: torch.device, pool: Any = None) ->
     return replay
 
 
+@functools.cache
+def _side_stream(where: torch.device) -> torch.cuda.Stream:
+    """One stream for all warm-ups: cuBLAS keeps a workspace of 32 MiB for each stream that it has ever met."""
+    return torch.cuda.Stream(where)
+
+
 def warm_up(function: Callable[[], Any], where: torch.device) -> None:
     """Call ``function`` once, as captures want it: it compiles kernels and sets up libraries."""
     with torch.cuda.device(where):
-        side = torch.cuda.Stream()
+        side = _side_stream(where)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             function()
