@@ -89,7 +89,9 @@ def row_orders(maps: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]
     for index, count in zip(maps, counts, strict=True):
         used = index < index.shape[1]
         pairs = used[:13] | used[14:].flip(0)  # opposite cells share a bit
-        code = (pairs.int() << torch.tensor(_PLACES, device=index.device)[:, None]).sum(0)
+        code = torch.zeros_like(index[0])
+        for pair, place in zip(pairs, _PLACES, strict=True):  # no tensor of the host: this is captured, too
+            code += pair.int() << place
         for shift in (1, 2, 4, 8):  # Gray's order: rows that follow each other differ in few cells
             code = code ^ (code >> shift)
         row = torch.arange(index.shape[1], device=index.device)
