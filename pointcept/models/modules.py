@@ -154,7 +154,8 @@ class SubmanifoldConv(SparseConv):
         if grid.duplicates is None:
             return ops.sparse_convolution(x, self.weight, grid.neighbours(self.kernel_size), bias=self.bias)
         maps = grid.duplicates.maps(self.kernel_size)
-        y = ops.sparse_convolution(x, self.weight, maps.index, maps.transposed)
+        transposed = maps.transposed if x.requires_grad else maps.without_gradient(len(x))
+        y = ops.sparse_convolution(x, self.weight, maps.index, transposed)
         return _AddAround.apply(y, self.bias, len(x), maps.copies, maps.around)
 
 

@@ -250,14 +250,18 @@ class FixedDuplicates(Duplicates):
         index.masked_fill_(F.pad(copy, (0, voxels))[:, None], n)
         index[:n, centre] = own
         index[n:, centre].fill_(n)
-        transposed = rows_of(result, end).flip(1).index_select(0, self.group)
-        transposed.masked_fill_(self._again[:, None], end)
-        transposed[:, centre] = torch.where(row < self._real, row, end)
+
+        def transpose() -> Tensor:
+            transposed = rows_of(result, end).flip(1).index_select(0, self.group)
+            transposed.masked_fill_(self._again[:, None], end)
+            transposed[:, centre] = torch.where(row < self._real, row, end)
+            return transposed
+
         return CopyMaps(
             index,
-            transposed,
             copies=spread(copies, n - 1, place, copy, row.long()),
             around=spread(copies, end - 1, place, copy, computed.long()),
+            transpose=transpose,
         )
 
     def mean(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ levels to the host; nothing else waits for the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -48,15 +49,24 @@ class CopyMaps:
 
     Attributes:
         index: (N + D, K) int32 input row of every kernel cell, N where there is none.
-        transposed: (N, K) int32 row of the result that reads each input row, N + D where there is none.
         copies: (R,) the rows that are copies.
         around: (R,) row of the result, N or more, that belongs to each of them.
+        transpose: makes ``transposed``, which only a gradient of the input asks for.
     """
 
     index: Tensor
-    transposed: Tensor
     copies: Tensor
     around: Tensor
+    transpose: Callable[[], Tensor]
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """(N, K) int32 row of the result that reads each input row, N + D where there is none."""
+        return self.transpose()
+
+    def without_gradient(self, rows: int) -> Tensor:
+        """In place of ``transposed`` where no gradient reaches the N input rows: none is read, and no memory taken."""
+        return self.index.new_full((1, 1), len(self.index)).expand(rows, self.index.shape[1])
 
 
 @dataclass
@@ -97,12 +107,16 @@ class Duplicates:
         index = rows_of(self.representative.int(), n).index_select(0, torch.cat([self.group, repeated]))
         index[copies] = n
         index[:n, centre], index[n:, centre] = row, n
-        second = torch.ones_like(row, dtype=torch.bool)
-        second[self.representative] = False
-        transposed = rows_of(result, end).flip(1).index_select(0, self.group)
-        transposed.masked_fill_(second[:, None], end)
-        transposed[:, centre] = row
-        return CopyMaps(index, transposed, copies, result.long()[self.group[copies]])
+
+        def transpose() -> Tensor:
+            second = torch.ones_like(row, dtype=torch.bool)
+            second[self.representative] = False
+            transposed = rows_of(result, end).flip(1).index_select(0, self.group)
+            transposed.masked_fill_(second[:, None], end)
+            transposed[:, centre] = row
+            return transposed
+
+        return CopyMaps(index, copies, result.long()[self.group[copies]], transpose)
 
     def mean(self, x: Tensor) -> Tensor:
         """Average of the features of equal voxels: (N, C) -> (M, C)."""
