@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pointcept.models.modules import BatchNorm, DropPath, Linear, SubmanifoldConv, activation_name, norm_act
@@ -14,7 +17,7 @@ from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
-RECOMPUTE = ("mlp", "block")
+RECOMPUTE = ("mlp", "norm", "block")
 
 
 @dataclass
@@ -129,14 +132,16 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.order_index, self.pre_norm = order_index, options.pre_norm
-        self.recompute = options.recompute == "block"
+        self.recompute = options.recompute
         self.cpe = nn.Sequential(
             SubmanifoldConv(channels, channels, 3, bias=True), Linear(channels, channels), nn.LayerNorm(channels)
         )
         self.norm1 = nn.Sequential(nn.LayerNorm(channels))
         self.attn = PatchAttention(channels, heads, patch_size, options)
         self.norm2 = nn.Sequential(nn.LayerNorm(channels))
-        self.mlp = nn.Sequential(MLP(channels, options.mlp_ratio, options.proj_drop, options.recompute == "mlp"))
+        self.mlp = nn.Sequential(
+            MLP(channels, options.mlp_ratio, options.proj_drop, options.recompute in ("mlp", "norm"))
+        )
         self.drop_path = nn.Sequential(DropPath(drop_path))
 
     def forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None = None) -> Tensor:
@@ -148,7 +153,7 @@ class Block(nn.Module):
             orders: the block attends along one of these.
             position: (N, C) features that the position encoding reads; ``x`` by default.
         """
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute == "block" and torch.is_grad_enabled():
             return checkpoint(self._forward, x, grid, orders, position, use_reentrant=False)
         return self._forward(x, grid, orders, position)
 
@@ -166,10 +171,30 @@ class Block(nn.Module):
         assert isinstance(norm2, nn.LayerNorm)
         assert isinstance(drop_path, DropPath)
         x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
-        branch = self.attn(rows, grid, order)
+        with self._without(rows, x, norm1):
+            branch = self.attn(rows, grid, order)
         x, rows = ops.add_layer_norm(x, branch, norm2.weight, norm2.bias, norm2.eps, drop_path.scale(branch))
-        branch = self.mlp(rows)
+        with self._without(rows, x, norm2):
+            branch = self.mlp(rows)
         return ops.add_scaled(x, branch, drop_path.scale(branch))
+
+    def _without(self, rows: Tensor, x: Tensor, norm: nn.LayerNorm) -> AbstractContextManager[Any]:
+        """With ``recompute="norm"``, what runs inside does not keep ``rows``, which are the norm of ``x``."""
+        if self.recompute != "norm" or not torch.is_grad_enabled():
+            return nullcontext()
+        place, shape, dtype, x = rows.data_ptr(), rows.shape, rows.dtype, x.detach()
+
+        def keep(saved: Tensor) -> Tensor | None:
+            return None if saved.data_ptr() == place and saved.shape == shape else saved
+
+        def again(saved: Tensor | None) -> Tensor:
+            if saved is not None:
+                return saved
+            wide = torch.promote_types(x.dtype, torch.float32)
+            weight, bias = norm.weight.detach().to(wide), norm.bias.detach().to(wide)
+            return functional.layer_norm(x.to(wide), shape[-1:], weight, bias, norm.eps).to(dtype)
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, again)
 
 
 class SerializedPooling(nn.Module):

@@ -1,9 +1,13 @@
 """Recomputation in the backward pass of PTv3: the same gradients, less kept in memory."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from pointcept.models import build_model
+from pointcept.models.point_transformer_v3 import layers
 from pointcept.utils.errors import ConfigError
 
 
@@ -39,6 +43,34 @@ def test_gradients_are_equal_and_less_is_kept(recompute, backwards, small_segmen
     assert less < 0.9 * kept
 
 
+@pytest.mark.parametrize(("recompute", "kept"), [("mlp", True), ("norm", False)])
+def test_normalised_rows_are_kept_or_not(recompute, kept, small_segmentor, batch, monkeypatch):
+    rows = []
+
+    def noting(function):
+        def run(*args, **kwargs):
+            x, normal = function(*args, **kwargs)
+            rows.append(weakref.ref(normal))
+            return x, normal
+
+        return run
+
+    for name in ("norm_add_norm", "add_layer_norm"):
+        monkeypatch.setattr(layers.ops, name, noting(getattr(layers.ops, name)))
+    loss = build_model(_with(small_segmentor, recompute)).train()(batch)["loss"]
+    gc.collect()
+    assert rows
+    assert all((ref() is not None) == kept for ref in rows)
+    loss.backward()
+
+
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_gradients_with_norms_computed_again(backwards, small_segmentor, batch):
+    plain, _ = _gradients(_with(small_segmentor, None), batch)
+    found, _ = _gradients(_with(small_segmentor, "norm"), batch, backwards)
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
 def test_another_name_is_an_error(small_segmentor):
     with pytest.raises(ConfigError, match="did you mean 'block'"):
         build_model(_with(small_segmentor, "blocks"))
@@ -46,7 +78,7 @@ def test_another_name_is_an_error(small_segmentor):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("recompute", ["mlp", "block"])
+@pytest.mark.parametrize("recompute", ["mlp", "norm", "block"])
 def test_gradients_are_equal_on_the_gpu_under_autocast(recompute, small_segmentor, batch):
     batch = {key: value.cuda() for key, value in batch.items()}
     results = []
