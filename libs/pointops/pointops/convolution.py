@@ -1,6 +1,6 @@
 """Sparse convolution as an implicit matrix product: rows are gathered on the fly, never stored.
 
-A program computes a tile of output rows, of large maps in an order in which rows that use the same kernel cells
+A program computes a tile of output rows, in large products in an order in which rows that use the same kernel cells
 stand together. It notes which cells any of its rows uses, on LiDAR scans far from all, and for each of these it reads
 the input rows and multiplies them by the cell's weight on the tensor cores, adding up in float32. The gradient of the
 input is the same product with transposed weights. For the gradient of the weight the rows that use a cell are listed
@@ -53,7 +53,7 @@ GRADIENT_TILINGS = {
 }
 FLOAT32_TILING = Tiling(64, 64, 32, 4, 3)  # of both, as twice the bytes must fit into shared memory
 LISTED_CELLS = 32  # kernels of up to this many cells note the cells in use in the bits of one number
-ORDERED_ROWS = 8192  # maps of as many rows or more are worth the launches of a sort
+ORDERED_WORK = 500_000_000  # rows times weights of a cell, from which on a product saves more than the sort takes
 
 
 @triton.jit
@@ -191,10 +191,13 @@ def _precision(x: torch.Tensor) -> str:
 _orders: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def _order_of(index: torch.Tensor, m: int) -> torch.Tensor | None:
-    """An order in which rows that use the same cells stand together, kept as long as the map; None for small maps."""
+def _order_of(index: torch.Tensor, m: int, weights: int) -> torch.Tensor | None:
+    """An order in which rows that use the same cells stand together, kept as long as the map.
+
+    None where a cell has so few ``weights`` that the order is not worth a sort.
+    """
     n, cells = index.shape
-    if n < ORDERED_ROWS or not has_order(cells):
+    if n * weights < ORDERED_WORK or not has_order(cells):
         return None
     if index not in _orders:
         _orders[index] = row_order(index, m)
@@ -214,7 +217,7 @@ def _product(
     rows, largest_out, largest_in, warps, stages, _ = _tiling(PRODUCT_TILINGS, width_out, x)
     block_out = _block(width_out, largest_out)
     listed = triton.next_power_of_2(cells) if cells <= LISTED_CELLS else 0
-    order = _order_of(index, len(x))
+    order = _order_of(index, len(x), width_in * width_out)
     with torch.cuda.device(x.device):
         _product_kernel[(triton.cdiv(n, rows), triton.cdiv(width_out, block_out))](
             x, weight, weight if bias is None else bias, index, index if order is None else order, out, n, len(x),

@@ -148,8 +148,8 @@ def test_an_order_of_the_rows_changes_no_bit(kind, monkeypatch):
         "inverse": lambda: (parent_cell.clone(), children.clone()),
     }[kind]
     results = []
-    for smallest in (10**9, 1):
-        monkeypatch.setattr(kernels, "ORDERED_ROWS", smallest)
+    for smallest in (10**12, 1):
+        monkeypatch.setattr(kernels, "ORDERED_WORK", smallest)
         index, transposed = maps()
         x = feat[: len(coarse) if kind == "inverse" else len(feat)].half().requires_grad_()
         weight = torch.ones(48, index.shape[1], 64, device="cuda", dtype=torch.float16).cumsum(1) / 64
