@@ -52,6 +52,7 @@ GRADIENT_TILINGS = {
     1 << 30: Tiling(128, 128, 64, 4, 3),
 }
 FLOAT32_TILING = Tiling(64, 64, 32, 4, 3)  # of both, as twice the bytes must fit into shared memory
+PAIRS_TILE = 4096  # entries of a map that a program lists
 LISTED_CELLS = 32  # kernels of up to this many cells note the cells in use in the bits of one number
 ORDERED_WORK = 500_000_000  # rows times weights of a cell, from which on a product saves more than the sort takes
 
@@ -126,16 +127,37 @@ def _product_kernel(
     tl.store(place, total.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (column < OUT)[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "m"])
-def _pairs_kernel(index_ptr, place_ptr, output_ptr, input_ptr, n, m, CELLS: tl.constexpr, ROWS: tl.constexpr):
-    """Write the output row and the input row of every used cell to their place, cell after cell."""
+@triton.jit
+def _tile_of_map(index_ptr, n, m, CELLS: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr):
+    """Rows and cells of a program's tile of a map; the input rows there, and where there are any, (ROWS, BLOCK_CELLS)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    for cell in range(CELLS):
-        source = tl.load(index_ptr + row * CELLS + cell, mask=row < n, other=m)
-        used = source < m
-        place = tl.load(place_ptr + cell * n.to(tl.int64) + row, mask=used, other=1) - 1
-        tl.store(output_ptr + place, row.to(tl.int32), mask=used)
-        tl.store(input_ptr + place, source, mask=used)
+    cell = tl.arange(0, BLOCK_CELLS)
+    mask = (row < n)[:, None] & (cell < CELLS)[None, :]
+    source = tl.load(index_ptr + row[:, None] * CELLS + cell[None, :], mask=mask, other=m)
+    return row, cell, source, source < m
+
+
+@triton.jit(do_not_specialize=["n", "m", "tiles"])
+def _count_kernel(
+    index_ptr, count_ptr, n, m, tiles, CELLS: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr
+):
+    """How many rows of each tile use each cell, (CELLS, tiles)."""
+    _, cell, _, used = _tile_of_map(index_ptr, n, m, CELLS, BLOCK_CELLS, ROWS)
+    tl.store(count_ptr + cell * tiles + tl.program_id(0), tl.sum(used.to(tl.int32), axis=0), mask=cell < CELLS)
+
+
+@triton.jit(do_not_specialize=["n", "m", "tiles"])
+def _pairs_kernel(
+    index_ptr, count_ptr, end_ptr, output_ptr, input_ptr, n, m, tiles,
+    CELLS: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write the output row and the input row of every used cell to their place, cell after cell, rows ascending."""
+    row, cell, source, used = _tile_of_map(index_ptr, n, m, CELLS, BLOCK_CELLS, ROWS)
+    here = cell * tiles + tl.program_id(0)
+    begin = tl.load(end_ptr + here, mask=cell < CELLS, other=0) - tl.load(count_ptr + here, mask=cell < CELLS, other=0)
+    place = begin[None, :] + tl.cumsum(used.to(tl.int32), axis=0) - 1
+    tl.store(output_ptr + place, row.to(tl.int32)[:, None] + tl.zeros_like(place), mask=used)
+    tl.store(input_ptr + place, source, mask=used)
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -233,12 +255,16 @@ _pairs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def _make_pairs(index: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     n, cells = index.shape
-    place = (index < m).t().reshape(-1).cumsum(0, dtype=torch.int32)
-    ends = torch.cat([place.new_zeros(1), place[n - 1 :: n]])
-    output, source = torch.empty_like(place), torch.empty_like(place)
+    block = triton.next_power_of_2(cells)
+    rows = max(1, PAIRS_TILE // block)
+    tiles = triton.cdiv(n, rows)
+    count = torch.empty(cells, tiles, dtype=torch.int32, device=index.device)
+    output, source = (torch.empty(cells * n, dtype=torch.int32, device=index.device) for _ in range(2))
     with torch.cuda.device(index.device):
-        _pairs_kernel[(triton.cdiv(n, 256),)](index, place, output, source, n, m, cells, 256)
-    return output, source, ends
+        _count_kernel[(tiles,)](index, count, n, m, tiles, cells, block, rows)
+        end = count.view(-1).cumsum(0, dtype=torch.int32)
+        _pairs_kernel[(tiles,)](index, count, end, output, source, n, m, tiles, cells, block, rows)
+    return output, source, torch.cat([end.new_zeros(1), end[tiles - 1 :: tiles]])
 
 
 def _pairs_of(index: torch.Tensor, m: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
