@@ -129,7 +129,7 @@ def _product_kernel(
 
 @triton.jit
 def _tile_of_map(index_ptr, n, m, CELLS: tl.constexpr, BLOCK_CELLS: tl.constexpr, ROWS: tl.constexpr):
-    """Rows and cells of a program's tile of a map; the input rows there, and where there are any, (ROWS, BLOCK_CELLS)."""
+    """Of a program's tile of a map: rows, cells, the input rows there, where there are any (ROWS, BLOCK_CELLS)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     cell = tl.arange(0, BLOCK_CELLS)
     mask = (row < n)[:, None] & (cell < CELLS)[None, :]
