@@ -63,7 +63,7 @@ def fixed(model, batch, choice=None, capacities=None):
     return results(model, logits[pyramid.position][:n], features)
 
 
-def same(found, expected):
+def same(found, expected, rounding=1e-9):
     assert found.keys() == expected.keys()
     # biases before a batch norm have no gradient but rounding, so it is measured against the others
     gradients = [g for name, g in expected.items() if name.startswith("gradient") and g is not None]
@@ -73,7 +73,7 @@ def same(found, expected):
             assert found[name] is wanted or torch.equal(found[name], wanted), name
             continue
         scale = largest if name.startswith("gradient") else wanted.abs().max().item()
-        atol = 1e-9 * scale
+        atol = rounding * scale
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -144,12 +144,15 @@ def test_orders_that_do_not_begin_with_z(small_segmentor, training, order):
     same(fixed(model, batch), ordinary(model, batch))
 
 
-@pytest.mark.parametrize("options", [{"enable_rpe": True, "enable_flash": False}, {"recompute": "block"}])
+@pytest.mark.parametrize(
+    "options", [{"enable_rpe": True, "enable_flash": False}, {"recompute": "norm"}, {"recompute": "block"}]
+)
 def test_options_of_the_transformer(small_segmentor, training, options):
     backbone = {**small_segmentor["backbone"], "shuffle_orders": False, "drop_path": 0.0, **options}
     model = make({**small_segmentor, "backbone": backbone}, training)
     batch = random_scans((90, 20, 32), 9)
-    same(fixed(model, batch), ordinary(model, batch))
+    # without fused kernels, attention is computed in float32
+    same(fixed(model, batch), ordinary(model, batch), 1e-7 if "enable_flash" in options else 1e-9)
 
 
 @pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "copies"])
