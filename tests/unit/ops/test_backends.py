@@ -6,7 +6,9 @@ the packages themselves run (``spconv``, ``spconv_triton``, ``flash_attn``; each
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -249,8 +251,21 @@ def test_a_position_bias_goes_to_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the packages ---
 
 
+@functools.cache
+def _tune_less() -> None:
+    """Let spconv-triton choose among two tilings: to try all of them for every new shape takes minutes."""
+    autotuner = importlib.import_module("triton.runtime.autotuner").Autotuner
+    for name, module in list(sys.modules.items()):
+        if name.startswith("spconv_triton"):
+            for value in vars(module).values():
+                if isinstance(value, autotuner):
+                    value.configs = value.configs[:2]
+
+
 def _need(backend_name: str, dtype: torch.dtype) -> None:
     pytest.importorskip(MODULES[backend_name])
+    if backend_name == "spconv_triton":
+        _tune_less()
     if backend_name == "spconv" and dtype is torch.bfloat16:
         pytest.skip("spconv has no bfloat16")
 
