@@ -8,7 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from pointcept.utils import device
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 STAGED = "infer"  # the mode whose call is the forward pass of one network, stage after stage
 
 
@@ -45,6 +46,7 @@ class Row:
         launches, kernels, copies, busy_ms: per iteration, see :class:`DeviceActivity`.
         peak_bytes: most GPU memory that tensors took at a time, from the first call of the warm-up, weights included.
         reserved_bytes: most GPU memory that PyTorch took from the driver, in the same time.
+        agreement: share of the voxels whose class is that of the plain network in float32, where logits are computed.
         speedup, memory_ratio: median of the baseline / median, and peak memory / that of the baseline.
         top: the kernels that took longest.
         stages: what each stage of the network costs, where that was asked for.
@@ -70,6 +72,7 @@ class Row:
     busy_ms: float | None = None
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
+    agreement: float | None = None
     speedup: float | None = None
     memory_ratio: float | None = None
     top: tuple[KernelTime, ...] = field(default=())
@@ -116,6 +119,7 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
         def call() -> Any:
             return workload.call(on_device)
 
+        labels = _if_memory_suffices("labels in float32", lambda: workload.labels and workload.labels(on_device))
         if workload.before_timing is not None:
             workload.before_timing(on_device)
         release()
@@ -133,6 +137,8 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
             peak_bytes=device.peak_memory() or None,
             reserved_bytes=device.peak_reserved_memory() or None,
         )
+        if labels is not None:
+            row = replace(row, agreement=float((call().argmax(1) == labels).double().mean()))
         activity = profile_device(call, settings.profiled, settings.top)
         if activity is not None:
             row = replace(
@@ -149,10 +155,16 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
 
 
 def _flops(workload: Workload, batch: Mapping[str, Tensor], precision: Precision) -> int | None:
+    return _if_memory_suffices(
+        "FLOPs with the backend torch", lambda: sum(count_flops(n, batch, precision) for n in workload.networks)
+    )
+
+
+def _if_memory_suffices(what: str, function: Callable[[], T]) -> T | None:
     try:
-        return sum(count_flops(network, batch, precision) for network in workload.networks)
+        return function()
     except torch.OutOfMemoryError as error:
-        logger.warning("no memory to count FLOPs with the backend torch: %s", describe(error))
+        logger.warning("no memory to compute %s: %s", what, describe(error))
         return None
 
 

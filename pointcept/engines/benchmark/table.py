@@ -14,7 +14,7 @@ from pointcept.engines.benchmark.measure import Row
 LEFT = 5  # columns of text; the others are numbers
 HEAD = (
     "config", "input", "mode", "dtype", "backend", "scans", "voxels", "params M", "GFLOP", "median ms", "p99 ms",
-    "FPS", "launches", "GPU busy ms", "peak GiB",
+    "FPS", "launches", "GPU busy ms", "peak GiB", "labels %",
 )  # fmt: skip
 RATIOS = ("speed-up", "memory x")
 
@@ -127,7 +127,7 @@ def _cells(row: Row, ratios: bool) -> tuple[str, ...]:
     texts = (row.config, row.input, row.mode, row.dtype, row.backend)
     counts = (str(row.scans), _number(row.voxels, 0), _number(row.parameters, 2, 1e6), _number(row.flops, 2, 1e9))
     if row.error is not None:
-        measured = ("failed", *("-",) * 5)
+        measured = ("failed", *("-",) * 6)
     else:
         measured = (
             _number(row.median_ms, 2),
@@ -136,6 +136,7 @@ def _cells(row: Row, ratios: bool) -> tuple[str, ...]:
             _number(row.launches, 0),
             _number(row.busy_ms, 2),
             _number(row.peak_bytes, 2, 2**30),
+            _number(row.agreement, 3, 0.01),
         )
     return (*texts, *counts, *measured, *((_number(row.speedup, 2), _number(row.memory_ratio, 2)) if ratios else ()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.inference import Precision, forward
 from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable, use_graphs
 from pointcept.models.output import Output
+from pointcept.ops import backend
 from pointcept.utils import device
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.config import Config
@@ -40,11 +42,14 @@ class Workload:
         networks: those that run, for their parameters and FLOPs.
         call: does the work once on a batch.
         before_timing: called on the batch once FLOPs are counted; its time and its memory do not count.
+        labels: the classes (N,) that the plain network gives a batch in float32, where ``call`` returns logits (N, K);
+            called before ``before_timing``.
     """
 
     networks: Sequence[nn.Module]
     call: Callable[[Mapping[str, Tensor]], Any]
     before_timing: Callable[[Mapping[str, Tensor]], Any] | None = None
+    labels: Callable[[Mapping[str, Tensor]], Tensor] | None = None
 
 
 def is_distillation(cfg: Config) -> bool:
@@ -79,11 +84,16 @@ def _loaded(model: nn.Module, cfg: Config) -> nn.Module:
 def _infer(cfg: Config, precision: Precision) -> Workload:
     """The deployed network, from coordinates and features to logits."""
     model = _network(cfg).eval()
+    return Workload([model], partial(_logits, model, precision), labels=partial(_labels, model))
 
-    def call(batch: Mapping[str, Tensor]) -> Tensor:
-        return forward(model, {key: batch[key] for key in batch if key != "segment"}, precision)["seg_logits"]
 
-    return Workload([model], call)
+def _logits(model: nn.Module, precision: Precision, batch: Mapping[str, Tensor]) -> Tensor:
+    return forward(model, {key: batch[key] for key in batch if key != "segment"}, precision)["seg_logits"]
+
+
+def _labels(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    with backend.override(backend.AUTO), float32_products(False):
+        return _logits(model, Precision(), batch).argmax(1)
 
 
 def _engine(cfg: Config, precision: Precision) -> Workload:
@@ -95,7 +105,7 @@ def _engine(cfg: Config, precision: Precision) -> Workload:
         return engine.logits(batch["grid_coord"], batch["feat"], batch["offset"])
 
     # The engine has its own copies of the weights: the plain model serves to count FLOPs and then leaves.
-    return Workload([model], call, before_timing=lambda _: model.cpu())
+    return Workload([model], call, before_timing=lambda _: model.cpu(), labels=partial(_labels, model))
 
 
 def _train(cfg: Config, precision: Precision) -> Workload:

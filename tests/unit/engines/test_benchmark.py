@@ -78,6 +78,28 @@ def test_the_paper_rows_come_out_of_one_command(tmp_path: Path, capsys: pytest.C
     assert (facts["seed"], saved["settings"]["iterations"]) == (0, 2)
 
 
+def test_labels_are_compared_with_those_of_the_plain_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "result.json"
+    command = arguments("--mode", "infer", "engine", "train", "--dtype", "fp32", "bf16", "--out", str(out))
+    assert benchmark_main(command) == 0
+    found = {(row["mode"], row["dtype"]): row["agreement"] for row in json.loads(out.read_text())["rows"]}
+    assert found["infer", "fp32"] == 1
+    assert found["engine", "fp32"] > 0.999
+    assert 0.9 < found["infer", "bf16"] <= 1
+    assert 0.9 < found["engine", "bf16"] <= 1
+    assert found["train", "fp32"] is found["train", "bf16"] is None
+    assert "100.000" in capsys.readouterr().out
+
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(workloads, "_labels", no_memory)
+    assert benchmark_main(command) == 0
+    assert all(row["agreement"] is None for row in json.loads(out.read_text())["rows"])
+
+
 def test_distillation_and_steps(capsys: pytest.CaptureFixture[str]) -> None:
     modes = ("--mode", "infer", "engine", "distill", "step")
     assert benchmark_main(arguments("--config", DISTILL, *modes, "--batch", "2")) == 0
