@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
+from pointops.steps import softmax_step
+
 HEAD_SIZES = (16, 32, 64, 128)
 _LOG2_E = 1.4426950408889634
 
@@ -75,7 +77,7 @@ def _keys_and_values(
 
 @triton.jit
 def _attend(
-    state_top, state_total, state_result, q, qkv_ptr, rows_ptr, first, start, length, head, scale,
+    top, total, result, q, qkv_ptr, rows_ptr, first, start, length, head, scale,
     H: tl.constexpr, D: tl.constexpr, OTHER: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Take ``OTHER`` keys from ``start`` on into the running softmax; ``WHOLE`` if all of them are there."""
@@ -85,12 +87,7 @@ def _attend(
     score = tl.dot(q, tl.trans(k))
     if not WHOLE:
         score = tl.where(there[None, :], score, float("-inf"))
-    larger = tl.maximum(state_top, tl.max(score, axis=1) * scale)
-    shrink = tl.exp2(state_top - larger)
-    weight = tl.exp2(score * scale - larger[:, None])
-    total = state_total * shrink + tl.sum(weight, axis=1)
-    result = tl.dot(weight.to(v.dtype), v, state_result * shrink[:, None])
-    return larger, total, result
+    return softmax_step(score, v, top, total, result, scale, "ieee")
 
 
 @triton.jit(do_not_specialize=["begin", "slots"])

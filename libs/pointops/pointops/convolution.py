@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pointops.reduction import column_sum, sum_parts
 from pointops.row_order import has_order, row_order
+from pointops.steps import lowest_cell
 
 
 class Tiling(NamedTuple):
@@ -106,8 +107,7 @@ def _product_kernel(
         used = tl.max((found < m).to(tl.int64), axis=0)
         cells = tl.sum(used << bit.to(tl.int64), axis=0)
         for step in range(tl.sum(used, axis=0).to(tl.int32) * steps):
-            lowest = cells & (-cells)
-            cell = (tl.log2(lowest.to(tl.float32)) + 0.5).to(tl.int32)
+            lowest, cell = lowest_cell(cells)
             source = tl.load(index_ptr + row * CELLS + cell, mask=inside, other=m)
             total = _add_cell(
                 total, x_ptr, w_ptr, source, m, cell, (step % steps) * BLOCK_IN, column,

@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from pointops.steps import lowest_cell
+
 ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
 _PROGRAMS = 264  # two for each processor of an H100: fewer rows to a program where there are few rows
 
@@ -96,8 +98,7 @@ def _listed_product(
     cells, used = _used_cells(index_ptr, row, inside, m, capacity, CELLS, BLOCK_CELLS)
     steps: tl.constexpr = (IN + BLOCK_IN - 1) // BLOCK_IN
     for step in range(used * steps):
-        lowest = cells & (-cells)
-        cell = (tl.log2(lowest.to(tl.float32)) + 0.5).to(tl.int32)
+        lowest, cell = lowest_cell(cells)
         source = tl.load(index_ptr + cell * capacity + row, mask=inside, other=m)
         channel = (step % steps) * BLOCK_IN + tl.arange(0, BLOCK_IN)
         a = tl.load(

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from pointops.padded import block_size, precision
+from pointops.steps import softmax_step
 
 
 @triton.jit
@@ -54,12 +55,7 @@ def _attend(
     score = tl.dot(q, k, input_precision=PRECISION)
     if not WHOLE:
         score = tl.where(there[None, :], score, float("-inf"))
-    largest = tl.maximum(best, tl.max(score, axis=1) * scale)
-    share = tl.exp2(score * scale - largest[:, None])
-    decay = tl.exp2(best - largest)
-    total = total * decay + tl.sum(share, axis=1)
-    out = tl.dot(share.to(v.dtype), v, out * decay[:, None], input_precision=PRECISION)
-    return largest, total, out
+    return softmax_step(score, v, best, total, out, scale, PRECISION)
 
 
 @triton.jit
