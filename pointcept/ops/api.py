@@ -26,6 +26,7 @@ __all__ = [
     "centre_cells",
     "expand",
     "farthest_rows",
+    "layer_norm",
     "linear",
     "mlp",
     "norm_add_norm",
@@ -121,6 +122,11 @@ def norm_add_norm(
 def add_scaled(x: Tensor, branch: Tensor, scale: Tensor | None = None) -> Tensor:
     """See :func:`pointcept.ops.reference.normalization.add_scaled`; under autocast the sum is float32."""
     return implementation("add_scaled", x.device, x.dtype)(x, branch, scale, _sum_types(x, branch)[0])
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """See :func:`pointcept.ops.reference.normalization.layer_norm`; a norm without a gradient."""
+    return implementation("layer_norm", x.device, x.dtype)(x, weight, bias, eps, dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

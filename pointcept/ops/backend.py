@@ -90,6 +90,10 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "triton": "pointops.normalization:norm_add_norm",
         "torch": "pointcept.ops.reference.normalization:norm_add_norm",
     },
+    "layer_norm": {
+        "triton": "pointops.normalization:layer_norm",
+        "torch": "pointcept.ops.reference.normalization:layer_norm",
+    },
     "add_scaled": {
         "triton": "pointops.normalization:add_scaled",
         "torch": "pointcept.ops.reference.normalization:add_scaled",

@@ -63,6 +63,7 @@ def _forward_kernel(
     C: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
     SCALED: tl.constexpr,
     INNER: tl.constexpr,
 ):
@@ -71,22 +72,24 @@ def _forward_kernel(
     here, inside = row < n, (channel < C)[None, :]
     place, mask = row[:, None] * C + channel[None, :], here[:, None] & inside
     v = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    if INNER:
-        normal, mean, rstd = _normalise(branch, inside, eps, C)
-        tl.store(stats_ptr + 2 * n.to(tl.int64) + row, mean, mask=here)
-        tl.store(stats_ptr + 3 * n.to(tl.int64) + row, rstd, mask=here)
-        weight = tl.load(inner_weight_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
-        bias = tl.load(inner_bias_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
-        branch = normal * weight[None, :] + bias[None, :]
-    if SCALED:
-        branch *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
-    y = (v + branch).to(y_ptr.dtype.element_ty)
-    tl.store(y_ptr + place, y, mask=mask)
-    v = y.to(tl.float32)
+    if ADD:
+        branch = tl.load(branch_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        if INNER:
+            normal, mean, rstd = _normalise(branch, inside, eps, C)
+            tl.store(stats_ptr + 2 * n.to(tl.int64) + row, mean, mask=here)
+            tl.store(stats_ptr + 3 * n.to(tl.int64) + row, rstd, mask=here)
+            weight = tl.load(inner_weight_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
+            bias = tl.load(inner_bias_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
+            branch = normal * weight[None, :] + bias[None, :]
+        if SCALED:
+            branch *= tl.load(scale_ptr + row, mask=here, other=0.0)[:, None]
+        y = (v + branch).to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + place, y, mask=mask)
+        v = y.to(tl.float32)
     normal, mean, rstd = _normalise(v, inside, eps, C)
-    tl.store(stats_ptr + row, mean, mask=here)
-    tl.store(stats_ptr + n.to(tl.int64) + row, rstd, mask=here)
+    if ADD:
+        tl.store(stats_ptr + row, mean, mask=here)
+        tl.store(stats_ptr + n.to(tl.int64) + row, rstd, mask=here)
     weight = tl.load(weight_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
     out = normal * weight[None, :] + bias[None, :]
@@ -187,7 +190,7 @@ class _Norm(torch.autograd.Function):
             _forward_kernel[(triton.cdiv(n, rows),)](
                 x, branch, scale if scaled else x, inner_weight if inner else weight,
                 inner_bias if inner else bias, weight, bias, y, out, stats, n, eps, channels, rows, block,
-                scaled, inner, num_warps=WARPS,
+                True, scaled, inner, num_warps=WARPS,
             )  # fmt: skip
         # The branch is read again only to differentiate its own norm.
         ctx.save_for_backward(y, branch if inner else None, scale, inner_weight, weight, stats)
@@ -263,6 +266,22 @@ def norm_add_norm(
         y of type ``stream`` and LN(y) of type ``dtype``, (N, C) each.
     """
     return _Norm.apply(x, branch, None, inner_weight, inner_bias, weight, bias, eps, stream, dtype)
+
+
+def layer_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """The layer norm of rows (N, C) with ``weight`` and ``bias`` (C,), in ``dtype``; it has no gradient."""
+    x = x.contiguous()
+    n, channels = x.shape
+    rows, block = _tile(channels)
+    out = torch.empty_like(x, dtype=dtype)
+    with torch.cuda.device(x.device):
+        _forward_kernel[(triton.cdiv(n, rows),)](
+            x, x, x, weight, bias, weight, bias, x, out, x, n, eps, channels, rows, block,
+            False, False, False, num_warps=WARPS,
+        )  # fmt: skip
+    return out
 
 
 @triton.jit(do_not_specialize=["n"])

@@ -74,8 +74,8 @@ class PointTransformerV3(nn.Module):
         enable_flash: allow fused attention kernels; False computes attention in float32.
         upcast_attention, upcast_softmax: compute attention in float32.
         recompute: what the backward pass computes again instead of keeping it in memory: ``"mlp"`` the wide layer
-            of every block's MLP, ``"norm"`` that and the normalised rows, ``"block"`` whole blocks (least memory,
-            about a third more time), None nothing.
+            of every block's MLP, ``"linear"`` all that its linear layers and norms give (with ``pre_norm``),
+            ``"block"`` whole blocks, convolution and attention too (no CUDA graphs), None nothing.
         cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
             accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
 

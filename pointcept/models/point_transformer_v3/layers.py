@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pointcept.models.modules import BatchNorm, DropPath, Linear, SubmanifoldConv, activation_name, norm_act
+from pointcept.models.point_transformer_v3.recompute import Recipe, Recomputation
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
-RECOMPUTE = ("mlp", "norm", "block")
+RECOMPUTE = ("mlp", "linear", "block")
 
 
 @dataclass
@@ -80,18 +79,19 @@ class PatchAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: VoxelGrid, order: str) -> Tensor:
         """x (N, C) on ``grid`` -> (N, C)."""
+        return self.proj_drop(self.proj(self.attend(self.qkv(x), grid, order)))
+
+    def attend(self, qkv: Tensor, grid: VoxelGrid, order: str) -> Tensor:
+        """qkv (N, 3·C) on ``grid`` -> (N, C), without the projection behind it."""
         plan = grid.patches(order, self.patch_size)
-        qkv = self.qkv(x)
         bias = self._bias(grid, plan, qkv.dtype) if self.rpe is not None else (None, None)
         dropout = self.attn_drop if self.training else 0.0
         if self.upcast:
             full, short = (b if b is None else b.float() for b in bias)
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(qkv.device.type, enabled=False):
                 out = ops.patch_attention(qkv.float(), plan, self.heads, self.scale, dropout, (full, short))
-            out = out.to(qkv.dtype)
-        else:
-            out = ops.patch_attention(qkv, plan, self.heads, self.scale, dropout, bias)
-        return self.proj_drop(self.proj(out))
+            return out.to(qkv.dtype)
+        return ops.patch_attention(qkv, plan, self.heads, self.scale, dropout, bias)
 
     def _bias(self, grid: VoxelGrid, plan: ops.PatchPlan, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         assert self.rpe is not None
@@ -140,7 +140,7 @@ class Block(nn.Module):
         self.attn = PatchAttention(channels, heads, patch_size, options)
         self.norm2 = nn.Sequential(nn.LayerNorm(channels))
         self.mlp = nn.Sequential(
-            MLP(channels, options.mlp_ratio, options.proj_drop, options.recompute in ("mlp", "norm"))
+            MLP(channels, options.mlp_ratio, options.proj_drop, options.recompute in ("mlp", "linear"))
         )
         self.drop_path = nn.Sequential(DropPath(drop_path))
 
@@ -159,42 +159,66 @@ class Block(nn.Module):
 
     def _forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None) -> Tensor:
         conv, linear, norm = self.cpe
-        branch = linear(conv(x if position is None else position, grid))
         order = orders[self.order_index % len(orders)]
         if not self.pre_norm:
-            x = x + norm(branch)
+            x = x + norm(linear(conv(x if position is None else position, grid)))
             x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
             return self.norm2(x + self.drop_path(self.mlp(x)))
-        norm1, norm2, drop_path = self.norm1[0], self.norm2[0], self.drop_path[0]
+        norm1, norm2, attn, drop_path = self.norm1[0], self.norm2[0], self.attn, self.drop_path[0]
+        assert isinstance(linear, nn.Linear)
         assert isinstance(norm, nn.LayerNorm)
         assert isinstance(norm1, nn.LayerNorm)
         assert isinstance(norm2, nn.LayerNorm)
         assert isinstance(drop_path, DropPath)
-        x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
-        with self._without(rows, x, norm1):
-            branch = self.attn(rows, grid, order)
-        x, rows = ops.add_layer_norm(x, branch, norm2.weight, norm2.bias, norm2.eps, drop_path.scale(branch))
-        with self._without(rows, x, norm2):
-            branch = self.mlp(rows)
-        return ops.add_scaled(x, branch, drop_path.scale(branch))
+        enabled = self.recompute == "linear" and torch.is_grad_enabled()
+        with Recomputation(x.device.type, enabled) as saved:
+            around = conv(x if position is None else position, grid)
+            branch = linear(around)
+            x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
+            qkv = attn.qkv(rows)
+            attended = attn.attend(qkv, grid, order)
+            projected = attn.proj_drop(attn.proj(attended))
+            scale = drop_path.scale(projected)
+            y, normal = ops.add_layer_norm(x, projected, norm2.weight, norm2.bias, norm2.eps, scale)
+            out = self.mlp(normal)
+            out = ops.add_scaled(y, out, drop_path.scale(out))
+            if enabled:
+                # Weights as they are now: while a graph is captured, the modules' own are others in the backward pass.
+                saved.forget([branch], _linear(around, linear))
+                saved.forget([rows, qkv], _norm_linear(x, norm1, attn.qkv, rows.dtype))
+                if not (attn.proj_drop.p and self.training):
+                    saved.forget([y, normal], _linear_norm(x, attended, scale, attn.proj, norm2))
+        return out
 
-    def _without(self, rows: Tensor, x: Tensor, norm: nn.LayerNorm) -> AbstractContextManager[Any]:
-        """With ``recompute="norm"``, what runs inside does not keep ``rows``, which are the norm of ``x``."""
-        if self.recompute != "norm" or not torch.is_grad_enabled():
-            return nullcontext()
-        place, shape, dtype, x = rows.data_ptr(), rows.shape, rows.dtype, x.detach()
 
-        def keep(saved: Tensor) -> Tensor | None:
-            return None if saved.data_ptr() == place and saved.shape == shape else saved
+def _detached(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """The layer with its weights of this moment, without gradients."""
+    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+    return lambda x: ops.linear(x, weight, bias)
 
-        def again(saved: Tensor | None) -> Tensor:
-            if saved is not None:
-                return saved
-            wide = torch.promote_types(x.dtype, torch.float32)
-            weight, bias = norm.weight.detach().to(wide), norm.bias.detach().to(wide)
-            return functional.layer_norm(x.to(wide), shape[-1:], weight, bias, norm.eps).to(dtype)
 
-        return torch.autograd.graph.saved_tensors_hooks(keep, again)
+def _linear(x: Tensor, linear: nn.Linear) -> Recipe:
+    """What a linear layer makes of ``x``."""
+    x, project = x.detach(), _detached(linear)
+    return lambda: [project(x)]
+
+
+def _norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, dtype: torch.dtype) -> Recipe:
+    """The norm of ``x`` in ``dtype``, and what a linear layer makes of it."""
+    x, weight, bias, eps, project = x.detach(), norm.weight.detach(), norm.bias.detach(), norm.eps, _detached(linear)
+
+    def again() -> list[Tensor]:
+        rows = ops.layer_norm(x, weight, bias, eps, dtype)
+        return [rows, project(rows)]
+
+    return again
+
+
+def _linear_norm(x: Tensor, branch: Tensor, scale: Tensor | None, linear: nn.Linear, norm: nn.LayerNorm) -> Recipe:
+    """``x`` plus a linear layer of ``branch``, and the norm of the sum."""
+    x, branch, weight, bias, eps = x.detach(), branch.detach(), norm.weight.detach(), norm.bias.detach(), norm.eps
+    project = _detached(linear)
+    return lambda: ops.add_layer_norm(x, project(branch), weight, bias, eps, scale)
 
 
 class SerializedPooling(nn.Module):

@@ -145,7 +145,7 @@ def test_orders_that_do_not_begin_with_z(small_segmentor, training, order):
 
 
 @pytest.mark.parametrize(
-    "options", [{"enable_rpe": True, "enable_flash": False}, {"recompute": "norm"}, {"recompute": "block"}]
+    "options", [{"enable_rpe": True, "enable_flash": False}, {"recompute": "linear"}, {"recompute": "block"}]
 )
 def test_options_of_the_transformer(small_segmentor, training, options):
     backbone = {**small_segmentor["backbone"], "shuffle_orders": False, "drop_path": 0.0, **options}

@@ -78,10 +78,10 @@ def close(model, plain, tolerance):
 
 
 @pytest.mark.parametrize("distinct", [True, False])
-@pytest.mark.parametrize("kind", ["ptv3", "ptv3 with norms computed again", "unet"])
+@pytest.mark.parametrize("kind", ["ptv3", "ptv3 with linear layers computed again", "unet"])
 def test_losses_gradients_and_statistics(small_segmentor, small_unet, device, kind, distinct):
-    if kind == "ptv3 with norms computed again":
-        small_segmentor["backbone"]["recompute"] = "norm"
+    if kind == "ptv3 with linear layers computed again":
+        small_segmentor["backbone"]["recompute"] = "linear"
     plain, model = pair(small_unet if kind == "unet" else small_segmentor, device)
     for seed, sizes in enumerate(SIZES):
         batch = on(device, sizes=sizes, seed=seed, distinct=distinct)

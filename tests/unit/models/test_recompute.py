@@ -8,6 +8,7 @@ import torch
 
 from pointcept.models import build_model
 from pointcept.models.point_transformer_v3 import layers
+from pointcept.models.point_transformer_v3.recompute import Recomputation
 from pointcept.utils.errors import ConfigError
 
 
@@ -43,7 +44,7 @@ def test_gradients_are_equal_and_less_is_kept(recompute, backwards, small_segmen
     assert less < 0.9 * kept
 
 
-@pytest.mark.parametrize(("recompute", "kept"), [("mlp", True), ("norm", False)])
+@pytest.mark.parametrize(("recompute", "kept"), [("mlp", True), ("linear", False)])
 def test_normalised_rows_are_kept_or_not(recompute, kept, small_segmentor, batch, monkeypatch):
     rows = []
 
@@ -65,10 +66,45 @@ def test_normalised_rows_are_kept_or_not(recompute, kept, small_segmentor, batch
 
 
 @pytest.mark.parametrize("backwards", [1, 2])
-def test_gradients_with_norms_computed_again(backwards, small_segmentor, batch):
+def test_gradients_with_linear_layers_computed_again(backwards, small_segmentor, batch):
     plain, _ = _gradients(_with(small_segmentor, None), batch)
-    found, _ = _gradients(_with(small_segmentor, "norm"), batch, backwards)
+    found, _ = _gradients(_with(small_segmentor, "linear"), batch, backwards)
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+def _squares(x: torch.Tensor, forget: bool, calls: list[int]) -> tuple[torch.Tensor, weakref.ref]:
+    """Sum of (2 x[1:])² · (2 x), whose factor 2 x is saved twice, once as a view."""
+    held = x.detach()
+
+    def again() -> list[torch.Tensor]:
+        calls.append(1)
+        return [2 * held]
+
+    with Recomputation("cpu") as saved:
+        double = 2 * x
+        out = (double[1:] * double[1:]).sum() * double.sum() + (double * double).sum()
+        if forget:
+            saved.forget([double], again)
+    return out, weakref.ref(double)
+
+
+@pytest.mark.parametrize("backwards", [1, 3])
+def test_forgotten_tensors_are_computed_once_for_all_that_ask(backwards):
+    x, calls = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), []
+    (expected,) = torch.autograd.grad(_squares(x, False, calls)[0], x)
+    assert not calls
+    out, double = _squares(x, True, calls)
+    assert double() is None
+    for _ in range(backwards):
+        (found,) = torch.autograd.grad(out, x, retain_graph=True)
+        torch.testing.assert_close(found, expected)
+    assert len(calls) == backwards
+
+
+def test_forgotten_tensors_have_no_second_derivative():
+    x = torch.randn(5, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivative; set recompute=None"):
+        torch.autograd.grad(_squares(x, True, [])[0], x, create_graph=True)
 
 
 def test_another_name_is_an_error(small_segmentor):
@@ -78,7 +114,7 @@ def test_another_name_is_an_error(small_segmentor):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("recompute", ["mlp", "norm", "block"])
+@pytest.mark.parametrize("recompute", ["mlp", "linear", "block"])
 def test_gradients_are_equal_on_the_gpu_under_autocast(recompute, small_segmentor, batch):
     batch = {key: value.cuda() for key, value in batch.items()}
     results = []

@@ -132,6 +132,18 @@ def test_kernels_stay_near_float64(name, x_type, branch_type, autocast, toleranc
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("n", "channels"), [(1, 16), (1000, 13), (4097, 48), (5000, 512)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_a_norm_alone_stays_near_float64(n, channels, dtype, tolerance):
+    (x, _, weight, bias, *_), _ = _inputs(n, channels, torch.float32)
+    found = ops.layer_norm(x.cuda(), weight.cuda(), bias.cuda(), EPS, dtype)
+    expected = _norm(x.double(), weight.double(), bias.double())
+    assert found.dtype == dtype
+    assert (found.cpu().double() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_two_runs_give_the_same_bits():
     tensors, scale = _inputs(50_000, 64, torch.float32)
     grads = []
