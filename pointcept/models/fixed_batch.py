@@ -7,6 +7,7 @@ graphs. Where a new layout is needed, it gets room for all batches seen so far, 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import weakref
 from collections import OrderedDict
@@ -241,6 +242,7 @@ class Layouts:
 
     def _capture(self, inputs: _Inputs, capacities: Capacities) -> Layout:
         if self.device.type == "cuda":
+            gc.collect()  # reference cycles, such as an exception with its frames, may hold the last layout for long
             device.warm_up(lambda: self._build(inputs, capacities), self.device)
             layout, replay = device.record(lambda: self._build(inputs, capacities), self.device, self._pool)
             layout.replay = replay

@@ -251,10 +251,12 @@ class FixedDuplicates(Duplicates):
         index[:n, centre] = own
         index[n:, centre].fill_(n)
 
+        group, again, real = self.group, self._again, self._real
+
         def transpose() -> Tensor:
-            transposed = rows_of(result, end).flip(1).index_select(0, self.group)
-            transposed.masked_fill_(self._again[:, None], end)
-            transposed[:, centre] = torch.where(row < self._real, row, end)
+            transposed = rows_of(result, end).flip(1).index_select(0, group)
+            transposed.masked_fill_(again[:, None], end)
+            transposed[:, centre] = torch.where(row < real, row, end)
             return transposed
 
         return CopyMaps(

@@ -51,7 +51,8 @@ class CopyMaps:
         index: (N + D, K) int32 input row of every kernel cell, N where there is none.
         copies: (R,) the rows that are copies.
         around: (R,) row of the result, N or more, that belongs to each of them.
-        transpose: makes ``transposed``, which only a gradient of the input asks for.
+        transpose: makes ``transposed``, which only a gradient of the input asks for. It must not hold the object that
+            keeps these maps: memory would be free only when Python looks for cycles.
     """
 
     index: Tensor
@@ -108,10 +109,12 @@ class Duplicates:
         index[copies] = n
         index[:n, centre], index[n:, centre] = row, n
 
+        group, representative = self.group, self.representative
+
         def transpose() -> Tensor:
             second = torch.ones_like(row, dtype=torch.bool)
-            second[self.representative] = False
-            transposed = rows_of(result, end).flip(1).index_select(0, self.group)
+            second[representative] = False
+            transposed = rows_of(result, end).flip(1).index_select(0, group)
             transposed.masked_fill_(second[:, None], end)
             transposed[:, centre] = row
             return transposed

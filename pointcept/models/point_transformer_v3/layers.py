@@ -77,12 +77,22 @@ class PatchAttention(nn.Module):
         self.proj_drop = nn.Dropout(options.proj_drop)
         self.rpe = RelativePositionBias(patch_size, heads) if options.enable_rpe else None
 
-    def forward(self, x: Tensor, grid: VoxelGrid, order: str) -> Tensor:
-        """x (N, C) on ``grid`` -> (N, C)."""
-        return self.proj_drop(self.proj(self.attend(self.qkv(x), grid, order)))
+    def forward(self, x: Tensor, grid: VoxelGrid, order: str, inner: list[Tensor] | None = None) -> Tensor:
+        """x (N, C) on ``grid`` -> (N, C).
 
-    def attend(self, qkv: Tensor, grid: VoxelGrid, order: str) -> Tensor:
-        """qkv (N, 3·C) on ``grid`` -> (N, C), without the projection behind it."""
+        Args:
+            x: features.
+            grid: the voxels.
+            order: patches are made along it.
+            inner: gets two tensors, the queries, keys and values (N, 3·C) and what attention makes of them (N, C).
+        """
+        qkv = self.qkv(x)
+        attended = self._attend(qkv, grid, order)
+        if inner is not None:
+            inner += qkv, attended
+        return self.proj_drop(self.proj(attended))
+
+    def _attend(self, qkv: Tensor, grid: VoxelGrid, order: str) -> Tensor:
         plan = grid.patches(order, self.patch_size)
         bias = self._bias(grid, plan, qkv.dtype) if self.rpe is not None else (None, None)
         dropout = self.attn_drop if self.training else 0.0
@@ -175,9 +185,8 @@ class Block(nn.Module):
             around = conv(x if position is None else position, grid)
             branch = linear(around)
             x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
-            qkv = attn.qkv(rows)
-            attended = attn.attend(qkv, grid, order)
-            projected = attn.proj_drop(attn.proj(attended))
+            inner: list[Tensor] = []
+            projected = attn(rows, grid, order, inner=inner)
             scale = drop_path.scale(projected)
             y, normal = ops.add_layer_norm(x, projected, norm2.weight, norm2.bias, norm2.eps, scale)
             out = self.mlp(normal)
@@ -185,6 +194,7 @@ class Block(nn.Module):
             if enabled:
                 # Weights as they are now: while a graph is captured, the modules' own are others in the backward pass.
                 saved.forget([branch], _linear(around, linear))
+                qkv, attended = inner
                 saved.forget([rows, qkv], _norm_linear(x, norm1, attn.qkv, rows.dtype))
                 if not (attn.proj_drop.p and self.training):
                     saved.forget([y, normal], _linear_norm(x, attended, scale, attn.proj, norm2))

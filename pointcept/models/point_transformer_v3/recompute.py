@@ -8,6 +8,7 @@ it. So a block names the tensors that are cheap to have again, and what it compu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,16 +69,22 @@ class Recomputation:
         self._precision = (
             device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
         )  # fmt: skip
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, self._again) if enabled else None
+        saved = self._saved
+
+        def keep(tensor: Tensor) -> _Saved:
+            saved.append(_Saved(tensor))
+            return saved[-1]
+
+        self._hooks: AbstractContextManager[Any] = nullcontext()
+        if enabled:
+            self._hooks = torch.autograd.graph.saved_tensors_hooks(keep, _again)
 
     def __enter__(self) -> Recomputation:
-        if self._hooks is not None:
-            self._hooks.__enter__()
+        self._hooks.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._hooks is not None:
-            self._hooks.__exit__(*error)
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
         self._saved.clear()
 
     def forget(self, tensors: Sequence[Tensor], recipe: Recipe) -> None:
@@ -97,13 +104,9 @@ class Recomputation:
                 saved.tensor, saved.source, saved.index, saved.view = None, source, index, view
                 uses[index] += 1
 
-    def _keep(self, tensor: Tensor) -> _Saved:
-        self._saved.append(_Saved(tensor))
-        return self._saved[-1]
 
-    @staticmethod
-    def _again(saved: _Saved) -> Tensor:
-        if saved.tensor is not None:
-            return saved.tensor
-        assert saved.source is not None
-        return saved.source.take(saved.index).as_strided(*saved.view)
+def _again(saved: _Saved) -> Tensor:
+    if saved.tensor is not None:
+        return saved.tensor
+    assert saved.source is not None
+    return saved.source.take(saved.index).as_strided(*saved.view)

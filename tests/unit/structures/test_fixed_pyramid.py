@@ -1,5 +1,8 @@
 """The pyramid of fixed shapes: the same voxels, orders, neighbours and patches, and harmless rows of padding."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -304,3 +307,19 @@ def test_similar_batches_share_their_room():
     assert all(room > n for n, room in zip(sizes, rooms, strict=True))
     assert all(1.02 * n <= room <= 1.09 * n for n, room in zip(sizes, rooms, strict=True) if n > 8000)
     assert len(set(rooms)) < 400
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "fixed"])
+def test_a_used_pyramid_is_free_without_the_garbage_collector(kind, device):
+    ordinary, fixed, _ = both((80, 40), 6, device, distinct=False)
+    levels = ordinary.levels if kind == "ordinary" else fixed.view().levels
+    maps = levels[0].duplicates.maps(3)
+    assert maps.transposed.shape == (len(levels[0]), 27)
+    gc.collect()
+    gc.disable()
+    try:
+        held = [weakref.ref(item) for item in (levels[0], levels[0].duplicates, maps)]
+        del levels, maps, ordinary, fixed
+        assert [ref() for ref in held] == [None, None, None]
+    finally:
+        gc.enable()
