@@ -18,6 +18,7 @@ from pointops.reduction import column_sum, sum_parts
 
 ROWS, CHANNELS, WARPS = 32, 128, 8  # tile of a program and its warps
 PROGRAMS = 1024  # each with its own sums for the bias, unless there are more column blocks
+PART_BYTES = 64 << 20  # of the wide layer at a time, where it is not kept
 
 
 @triton.jit(do_not_specialize=["n", "tiles", "programs"])
@@ -66,6 +67,17 @@ def _gelu_backward(hidden: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype)
     return active, sum_parts(partial, dtype)
 
 
+def _parts(n: int, row_bytes: int) -> list[slice]:
+    """Rows that go through the wide layer together: in parts of equal size, so that all of it is never in memory."""
+    count = max(1, -(-n * row_bytes // PART_BYTES))
+    size = max(1, -(-n // count))
+    return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)] or [slice(0, 0)]
+
+
+def _total(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=torch.float32).to(parts[0].dtype)
+
+
 class _Mlp(torch.autograd.Function):
     """See :func:`mlp`."""
 
@@ -80,27 +92,44 @@ class _Mlp(torch.autograd.Function):
         recompute: bool,
     ) -> torch.Tensor:
         x = x.contiguous()
-        hidden = F.linear(x, weight1, bias1.to(x.dtype))
-        out = F.linear(F.gelu(hidden), weight2, bias2.to(x.dtype))
-        ctx.save_for_backward(x, None if recompute else hidden, weight1, bias1, weight2)
+        first, second = bias1.to(x.dtype), bias2.to(x.dtype)
+        if recompute:
+            hidden = None
+            out = x.new_empty(len(x), len(weight2))
+            for rows in _parts(len(x), len(weight1) * x.element_size()):
+                active = F.gelu(F.linear(x[rows], weight1, first))
+                torch.addmm(second, active, weight2.t(), out=out[rows])
+        else:
+            hidden = F.linear(x, weight1, first)
+            out = F.linear(F.gelu(hidden), weight2, second)
+        ctx.save_for_backward(x, hidden, weight1, bias1, weight2)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, hidden, weight1, bias1, weight2 = ctx.saved_tensors
-        if hidden is None:
-            hidden = F.linear(x, weight1, bias1.to(x.dtype))
+        x, kept, weight1, bias1, weight2 = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_hidden = grad @ weight2
-        active, grad_bias1 = _gelu_backward(hidden, grad_hidden, bias1.dtype)
-        del hidden
-        grad_weight2 = grad.t() @ active if ctx.needs_input_grad[3] else None
-        del active
-        grad_weight1 = grad_hidden.t() @ x if ctx.needs_input_grad[1] else None
-        grad_x = grad_hidden @ weight1 if ctx.needs_input_grad[0] else None
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grads1, grads2, biases1 = [], [], []
+        whole = [slice(0, len(x))]
+        for rows in whole if kept is not None else _parts(len(x), len(weight1) * x.element_size()):
+            hidden = F.linear(x[rows], weight1, bias1.to(x.dtype)) if kept is None else kept
+            grad_hidden = grad[rows] @ weight2
+            active, grad_bias1 = _gelu_backward(hidden, grad_hidden, bias1.dtype)
+            del hidden
+            biases1.append(grad_bias1)
+            if ctx.needs_input_grad[3]:
+                grads2.append(grad[rows].t() @ active)
+            del active
+            if ctx.needs_input_grad[1]:
+                grads1.append(grad_hidden.t() @ x[rows])
+            if grad_x is not None:
+                torch.mm(grad_hidden, weight1, out=grad_x[rows])
+            del grad_hidden
+        grad_weight1, grad_weight2 = _total(grads1) if grads1 else None, _total(grads2) if grads2 else None
         grad_bias2 = column_sum(grad, bias1.dtype) if ctx.needs_input_grad[4] else None
-        return grad_x, grad_weight1, grad_bias1, grad_weight2, grad_bias2, None
+        return grad_x, grad_weight1, _total(biases1), grad_weight2, grad_bias2, None
 
 
 def mlp(

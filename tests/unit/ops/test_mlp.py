@@ -1,5 +1,7 @@
 """Linear, GELU, linear: against PyTorch's modules, and the lean kernels against float64."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -64,6 +66,42 @@ def test_kernels_stay_near_float64(dtype, tolerance, n, channels, hidden, recomp
     for half, right in [(out, expected), *((a.grad, b.grad) for a, b in zip(ours, exact, strict=True))]:
         assert (half.double() - right).norm() < tolerance * right.norm()
     assert all(torch.equal(a.grad, b) for a, b in zip(ours, again, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3)])
+def test_rows_in_parts_give_the_same(dtype, tolerance, monkeypatch):
+    tensors = [t.float().cuda().requires_grad_() for t in _inputs(1001, 16, 64)]
+    direction = torch.randn(1001, 16, generator=torch.Generator().manual_seed(3)).cuda()
+    results = []
+    for rows in (2000, 300, 1):
+        monkeypatch.setattr(sys.modules["pointops.mlp"], "PART_BYTES", rows * 64 * dtype.itemsize)
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype is not torch.float32):
+            out = ops.mlp(*tensors, True)
+        results.append([out, *torch.autograd.grad((out.float() * direction).sum(), tensors)])
+        monkeypatch.undo()
+    for parts in results[1:]:
+        for found, whole in zip(parts, results[0], strict=True):
+            assert (found - whole).float().norm() <= tolerance * whole.float().norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_of_the_wide_layer_is_bounded(monkeypatch):
+    n, channels = 65536, 64
+    tensors = [t.half().cuda().requires_grad_() for t in _inputs(n, channels, 4 * channels)]
+    peaks = []
+    for parts in (1, 8):
+        monkeypatch.setattr(sys.modules["pointops.mlp"], "PART_BYTES", n * 4 * channels * 2 // parts)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        ops.mlp(*tensors, True).sum().backward()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        for tensor in tensors:
+            tensor.grad = None
+    wide = n * 4 * channels * 2
+    assert peaks[1] < peaks[0] - 2 * wide
 
 
 @pytest.mark.gpu
