@@ -134,6 +134,7 @@ class Layouts:
         self._inputs: OrderedDict[tuple[tuple[int, bool], int], _Inputs] = OrderedDict()
         self._seen: dict[tuple[int, bool], Sizes] = {}
         self._pool = device.graph_pool(where)
+        self._maps = {size: torch.empty(0, size**3, dtype=torch.int32, device=where) for size in (3, 5)}
         self._version = 0
 
     def serves(self, orders: tuple[str, ...], strides: tuple[int, ...]) -> bool:
@@ -241,6 +242,9 @@ class Layouts:
         return inputs.layout
 
     def _capture(self, inputs: _Inputs, capacities: Capacities) -> Layout:
+        for size, cells in self._maps.items():
+            if len(cells) < capacities.rows[0]:
+                self._maps[size] = cells.new_empty(capacities.rows[0], size**3)
         if self.device.type == "cuda":
             gc.collect()  # reference cycles, such as an exception with its frames, may hold the last layout for long
             device.warm_up(lambda: self._build(inputs, capacities), self.device)
@@ -262,7 +266,9 @@ class Layouts:
     def _build(self, inputs: _Inputs, capacities: Capacities) -> Layout:
         batch = inputs.sorted
         assert batch is not None
-        pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities)
+        # The largest tables, of which all layouts share the memory: one batch is in use at a time.
+        maps = {size: cells[: capacities.rows[0]] for size, cells in self._maps.items()}
+        pyramid = FixedPyramid(batch, inputs.ends, self.orders, self.strides, capacities, tuple(maps), maps)
         feat = inputs.feat[pyramid.source]
         segment = None
         if inputs.segment is not None:

@@ -13,7 +13,7 @@ padding has a coarse row of padding, and a coarse row of padding may have no fin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -124,6 +124,7 @@ class FixedPyramid:
         strides: downsampling factor from each level to the next, powers of two.
         capacities: rows of the arrays; the batch must fit.
         kernel_sizes: of the convolutions on the finest level; on the others it is 3.
+        maps: kernel size -> (N, kernel_size³) int32 where the finest level's map shall lie; new memory by default.
 
     Attributes:
         source: (N,) input row of every finest row; rows of padding are their own.
@@ -142,6 +143,7 @@ class FixedPyramid:
         strides: tuple[int, ...],
         capacities: Capacities,
         kernel_sizes: tuple[int, ...] = (3, 5),
+        maps: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.orders, self.strides, self.capacities = tuple(orders), strides, capacities
         self.source, self.position = survey.source[0], survey.position
@@ -150,16 +152,18 @@ class FixedPyramid:
         octree = build_levels(survey, shifts, capacities.rows, ends[-1:])
         extents = [_Extent(n, level.count) for n, level in zip(capacities.rows, octree, strict=True)]
         cells = neighbour_maps(octree)
-        finest = self._finest(survey, octree, extents[0], cells, kernel_sizes)
+        finest = self._finest(octree, extents[0], cells, kernel_sizes, maps or {})
         self.levels, self.poolings = [finest], []
         for i, climb in enumerate(after - before for before, after in pairwise(shifts)):
             above, extent = octree[i + 1], extents[i + 1]
             pooling, first = _link(above.octree.parent, above.octree.begin, extents[i], extent)
             coord = self.levels[i].grid_coord.index_select(0, first.clamp(max=extents[i].capacity - 1)) >> climb
             permutation, inverse = map(extent.identity_in_padding, (above.octree.permutation, above.octree.inverse))
-            maps = {3: cells[i + 1].t().contiguous()}
+            coarse = {3: cells[i + 1].t().contiguous()}
             stride = self.levels[i].stride << climb
-            tables = LevelTables(coord, _scan(extent, above.ends), above.ends, extent.real, maps, permutation, inverse)
+            tables = LevelTables(
+                coord, _scan(extent, above.ends), above.ends, extent.real, coarse, permutation, inverse
+            )
             self.levels.append(replace(tables, stride=stride))
             self.poolings.append(pooling)
         self.copies: CopyTables | None = None
@@ -169,18 +173,19 @@ class FixedPyramid:
 
     @staticmethod
     def _finest(
-        survey: Survey,
         octree: list[PaddedLevel],
         extent: _Extent,
         cells: list[Tensor],
         kernel_sizes: tuple[int, ...],
+        room: Mapping[int, Tensor],
     ) -> LevelTables:
         """The distinct voxels of the finest level."""
         level = octree[0]
         coarse = (octree[1], cells[1]) if len(octree) > 1 else ()
-        maps = {
-            size: (cells[0] if size == 3 else level.neighbours(size, *coarse)).t().contiguous() for size in kernel_sizes
-        }
+        maps = {}
+        for size in kernel_sizes:
+            found = (cells[0] if size == 3 else level.neighbours(size, *coarse)).t()
+            maps[size] = room[size].copy_(found) if size in room else found.contiguous()
         code = torch.where(extent.padding < 0, level.octree.keys, 0)
         coord = padded.coordinates(code).contiguous()
         permutation, inverse = map(extent.identity_in_padding, (level.octree.permutation, level.octree.inverse))

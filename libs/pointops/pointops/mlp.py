@@ -97,8 +97,7 @@ class _Mlp(torch.autograd.Function):
             hidden = None
             out = x.new_empty(len(x), len(weight2))
             for rows in _parts(len(x), len(weight1) * x.element_size()):
-                active = F.gelu(F.linear(x[rows], weight1, first))
-                torch.addmm(second, active, weight2.t(), out=out[rows])
+                torch.addmm(second, F.gelu(F.linear(x[rows], weight1, first)), weight2.t(), out=out[rows])
         else:
             hidden = F.linear(x, weight1, first)
             out = F.linear(F.gelu(hidden), weight2, second)

@@ -168,37 +168,46 @@ class Block(nn.Module):
         return self._forward(x, grid, orders, position)
 
     def _forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None) -> Tensor:
-        conv, linear, norm = self.cpe
-        order = orders[self.order_index % len(orders)]
+        order, position = orders[self.order_index % len(orders)], x if position is None else position
         if not self.pre_norm:
-            x = x + norm(linear(conv(x if position is None else position, grid)))
+            conv, linear, norm = self.cpe
+            x = x + norm(linear(conv(position, grid)))
             x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
             return self.norm2(x + self.drop_path(self.mlp(x)))
-        norm1, norm2, attn, drop_path = self.norm1[0], self.norm2[0], self.attn, self.drop_path[0]
+        drop_path = self.drop_path[0]
+        assert isinstance(drop_path, DropPath)
+        with Recomputation(x.device.type, self.recompute == "linear" and torch.is_grad_enabled()) as saved:
+            x, rows, again = self._attention(x, grid, order, position, drop_path, saved)
+            branch = self.mlp(rows)
+            out = ops.add_scaled(x, branch, drop_path.scale(branch))
+            if again is not None:
+                saved.forget([x, rows], again)
+        return out
+
+    def _attention(
+        self, x: Tensor, grid: VoxelGrid, order: str, position: Tensor, drop_path: DropPath, saved: Recomputation
+    ) -> tuple[Tensor, Tensor, Recipe | None]:
+        """What comes before the MLP: the stream, its norm, and how to have both again."""
+        (conv, linear, norm), norm1, norm2, attn = self.cpe, self.norm1[0], self.norm2[0], self.attn
         assert isinstance(linear, nn.Linear)
         assert isinstance(norm, nn.LayerNorm)
         assert isinstance(norm1, nn.LayerNorm)
         assert isinstance(norm2, nn.LayerNorm)
-        assert isinstance(drop_path, DropPath)
-        enabled = self.recompute == "linear" and torch.is_grad_enabled()
-        with Recomputation(x.device.type, enabled) as saved:
-            around = conv(x if position is None else position, grid)
-            branch = linear(around)
-            x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
-            inner: list[Tensor] = []
-            projected = attn(rows, grid, order, inner=inner)
-            scale = drop_path.scale(projected)
-            y, normal = ops.add_layer_norm(x, projected, norm2.weight, norm2.bias, norm2.eps, scale)
-            out = self.mlp(normal)
-            out = ops.add_scaled(y, out, drop_path.scale(out))
-            if enabled:
-                # Weights as they are now: while a graph is captured, the modules' own are others in the backward pass.
-                saved.forget([branch], _linear(around, linear))
-                qkv, attended = inner
-                saved.forget([rows, qkv], _norm_linear(x, norm1, attn.qkv, rows.dtype))
-                if not (attn.proj_drop.p and self.training):
-                    saved.forget([y, normal], _linear_norm(x, attended, scale, attn.proj, norm2))
-        return out
+        around = conv(position, grid)
+        branch = linear(around)
+        x, rows = ops.norm_add_norm(x, branch, norm.weight, norm.bias, norm1.weight, norm1.bias, norm.eps)
+        inner: list[Tensor] = []
+        projected = attn(rows, grid, order, inner=inner)
+        qkv, attended = inner
+        scale = drop_path.scale(projected)
+        y, normal = ops.add_layer_norm(x, projected, norm2.weight, norm2.bias, norm2.eps, scale)
+        if not saved.enabled:
+            return y, normal, None
+        # Recipes hold the weights of now: while a graph is captured, the modules have others in the backward pass.
+        saved.forget([branch], _linear(around, linear))
+        saved.forget([rows, qkv], _norm_linear(x, norm1, attn.qkv, rows.dtype))
+        random = attn.proj_drop.p > 0.0 and self.training
+        return y, normal, None if random else _linear_norm(x, attended, scale, attn.proj, norm2)
 
 
 def _detached(linear: nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -62,9 +62,13 @@ class Recomputation:
     Args:
         device_type: of the tensors; the autocast state of this device holds for recipes, too.
         enabled: if False, nothing is forgotten.
+
+    Attributes:
+        enabled: as given.
     """
 
     def __init__(self, device_type: str, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._saved: list[_Saved] = []
         self._precision = (
             device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
