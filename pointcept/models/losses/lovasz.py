@@ -15,6 +15,8 @@ from torch import Tensor
 from pointcept.models.losses.base import SegmentationLoss
 from pointcept.models.losses.builder import LOSSES
 
+_SORTED_AT_ONCE = 1 << 21  # errors
+
 
 @torch.no_grad()
 def lovasz_weights(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -106,7 +108,10 @@ class LovaszLoss(SegmentationLoss):
         # Classes first: one contiguous sort for each.
         prob = pred.softmax(1).t().contiguous()
         errors = torch.where(truth, 1 - prob, prob)
-        losses = (errors * lovasz_weights(errors, truth, valid)).sum(1)
+        # Some classes at a time: a sort takes ten times the memory of what it sorts, while the network's is full.
+        some = max(1, _SORTED_AT_ONCE // max(1, len(pred)))
+        parts = zip(errors.split(some), truth.split(some), strict=True)
+        losses = (errors * torch.cat([lovasz_weights(*part, valid) for part in parts])).sum(1)
         counts = truth.any(1)
         if self.seen is not None:
             counts = counts & (classes[:, None] == self.seen).any(1)

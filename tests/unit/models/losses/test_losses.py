@@ -283,6 +283,18 @@ def test_lovasz_multiclass_is_the_mean_over_classes_present() -> None:
     assert LovaszLoss(class_seen=[3])(pred, target).item() == 0
 
 
+@pytest.mark.parametrize("errors_at_once", [1, 250])
+def test_lovasz_sorts_some_classes_at_a_time(errors_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    pred = torch.randn(100, 7, generator=generator, requires_grad=True)
+    target = torch.randint(-1, 7, (100,), generator=generator)
+    whole = LovaszLoss()(pred, target)
+    monkeypatch.setattr("pointcept.models.losses.lovasz._SORTED_AT_ONCE", errors_at_once)
+    parts = LovaszLoss()(pred, target)
+    assert torch.equal(parts, whole)
+    assert torch.equal(*(torch.autograd.grad(loss, pred)[0] for loss in (parts, whole)))
+
+
 def test_lovasz_weights_keep_their_digits_on_many_points() -> None:
     """Differences of 1 - IoU in float32 are off by percents here; the closed form is not."""
     generator = torch.Generator().manual_seed(5)
