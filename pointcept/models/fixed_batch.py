@@ -2,6 +2,10 @@
 
 A batch takes one transfer to the host, the sizes of its octree levels. Batches of similar sizes share buffers and
 graphs. Where a new layout is needed, it gets room for all batches seen so far, so that soon none is needed any more.
+
+Scans differ most at the coarser levels, where networks are widest: on SemanticKITTI, room for all batches is half as
+much again as the mean batch needs. So a layout learns a few smaller sizes from the batches that it has held, and says
+for each batch which is enough; networks then compute on the first rows of its tables only.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,9 +28,11 @@ from pointcept.structures import (
     Sizes,
     Survey,
     VoxelGrid,
+    has_room,
     level_shifts,
     read_report,
     room_for,
+    room_for_coarse,
     survey,
 )
 from pointcept.utils import device
@@ -38,6 +44,9 @@ MAX_LAYOUTS = 6
 """Layouts that are kept; the one that was not used for longest goes first, and with it what was captured for it."""
 _MOST_WASTE = 1.5  # buffers are used where they have room for at most this multiple of the batch
 _GROWTH = 1.1  # room that a layout may get beyond the batches that it is for
+_OBSERVED = 16  # batches from which a layout learns its smaller sizes
+_SHARES = (0.5, 0.85)  # of these batches, that the smaller sizes are for
+_WORTHWHILE = 0.95  # of the next larger size, at most: each is captured once
 
 
 @dataclass(eq=False)
@@ -55,6 +64,36 @@ class Layout:
     feat: Tensor
     segment: Tensor | None
     replay: Callable[[], Any]
+    _held: list[list[int]] = field(default_factory=list)
+    _smaller: list[tuple[int, ...]] = field(default_factory=list)
+
+    def rows_for(self, sizes: Sizes) -> tuple[int, ...]:
+        """Capacities of the levels that suffice for a batch, those of the pyramid or smaller ones."""
+        rows, full = sizes.rows, self.pyramid.capacities.rows
+        if len(self._held) < _OBSERVED:
+            self._held.append(rows)
+            if len(self._held) == _OBSERVED:
+                self._smaller = smaller_sizes(self._held, full)
+        return next((smaller for smaller in self._smaller if has_room(smaller, rows)), full)
+
+
+def smaller_sizes(batches: Sequence[Sequence[int]], full: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Capacities for the smaller ones of some batches, ascending; none that is hardly smaller than the next.
+
+    Args:
+        batches: rows at each level.
+        full: capacities that all of them fit; the finest level keeps its own.
+    """
+    found: list[tuple[int, ...]] = []
+    ascending, above = sorted(batches, key=lambda rows: sum(rows[1:])), full
+    for share in reversed(_SHARES):
+        some = ascending[: int(share * len(ascending))]
+        largest = [max(rows) for rows in zip(*some, strict=True)][1:]
+        fitting = (full[0], *(min(room_for_coarse(n), room) for n, room in zip(largest, full[1:], strict=True)))
+        if sum(fitting[1:]) < _WORTHWHILE * sum(above[1:]):
+            found.insert(0, fitting)
+            above = fitting
+    return found
 
 
 @dataclass(eq=False)
@@ -66,6 +105,7 @@ class FixedBatch:
         sizes: of its octree levels.
         voxels: N, rows of the batch.
         version: of the layouts when the batch was laid out, see :meth:`Layouts.check`.
+        rows: capacities of the levels that a network is to use, see :meth:`Layout.rows_for`.
         levels: the grids of all resolutions with their real rows.
         distinct_levels: the same with every voxel of the finest grid once.
     """
@@ -74,6 +114,7 @@ class FixedBatch:
     sizes: Sizes
     voxels: int
     version: int
+    rows: tuple[int, ...]
     levels: list[VoxelGrid]
     distinct_levels: list[VoxelGrid]
 
@@ -165,10 +206,8 @@ class Layouts:
         self._seen[kind] = sizes.union(self._seen.get(kind, sizes))
         layout = self._known(inputs, sizes) or self._new(kind, inputs, sizes, batch)
         layout.replay()
-        pyramid = layout.pyramid
-        return FixedBatch(
-            layout, sizes, n, self._version, pyramid.stage_grids(sizes), pyramid.stage_grids(sizes, distinct=True)
-        )
+        grids = [layout.pyramid.stage_grids(sizes, distinct) for distinct in (False, True)]
+        return FixedBatch(layout, sizes, n, self._version, layout.rows_for(sizes), *grids)
 
     def check(self, batch: FixedBatch) -> None:
         """Raise RuntimeError if another batch has taken the buffers meanwhile."""

@@ -43,6 +43,7 @@ class _Mode:
         trained: which weights get gradients; empty if none does.
         dtype: of autocast, or None.
         watch: see ``Segmentor.network``.
+        rows: capacities of the levels.
         guided: stages whose gradients of the segmentation loss are computed in the forward pass.
         loss_only: logits and features stay inside, which saves their gradients.
     """
@@ -51,6 +52,7 @@ class _Mode:
     trained: tuple[bool, ...]
     dtype: torch.dtype | None
     watch: int | None
+    rows: tuple[int, ...]
     guided: tuple[int, ...] = ()
     loss_only: bool = False
 
@@ -91,7 +93,7 @@ class _Network(nn.Module):
     def forward(self, layout: Layout, choice: Tensor | None, mode: _Mode) -> tuple[Tensor, ...]:
         """Logits in the order of the input, features of all stages, loss, gradients of the guided ones, terms."""
         segmentor, pyramid = self.segmentor, layout.pyramid
-        view, feat = pyramid.view(choice), layout.feat
+        view, feat = pyramid.view(choice, mode.rows), layout.feat
         if mode.dtype is None:
             feat = feat.to(next(segmentor.backbone.parameters()).dtype)
         encoded = segmentor.backbone.encode(feat, view, mode.watch)
@@ -110,6 +112,33 @@ class _Network(nn.Module):
         return logits.index_select(0, pyramid.position), *encoded.features, *loss, *wide, *terms
 
 
+class _Room:
+    """Memory that all captures of a network use in turn: weights in half precision, and their gradients in float32."""
+
+    def __init__(self) -> None:
+        self._halves: dict[torch.dtype, dict[str, Tensor]] = {}
+        self._gradients: dict[str, Tensor] = {}
+
+    def halves(self, network: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """For the weights that matrix products read, in the type of autocast: one launch casts all of them."""
+        if dtype is None:
+            return {}
+        if dtype not in self._halves:
+            found = self._halves[dtype] = {}
+            for prefix, module in network.named_modules():
+                if isinstance(module, nn.Linear) or hasattr(module, "kernel_size"):
+                    for name, weight in module.named_parameters(recurse=False):
+                        if weight.dtype == torch.float32 and weight.dim() > 1:  # sums for biases stay in float32
+                            found[f"{prefix}.{name}"] = torch.empty_like(weight, dtype=dtype)
+        return self._halves[dtype]
+
+    def gradient(self, name: str, weight: Tensor) -> Tensor:
+        """For the gradient of a weight."""
+        if name not in self._gradients:
+            self._gradients[name] = torch.empty_like(weight)
+        return self._gradients[name]
+
+
 class _Capture:
     """One captured forward pass and, where weights get gradients, the backward pass.
 
@@ -117,26 +146,31 @@ class _Capture:
         outputs: of :class:`_Network`, overwritten at every replay.
     """
 
-    def __init__(self, network: _Network, layout: Layout, choice: Tensor | None, mode: _Mode, pool: Any) -> None:
+    def __init__(
+        self, network: _Network, layout: Layout, choice: Tensor | None, mode: _Mode, pool: Any, room: _Room
+    ) -> None:
         self._where = layout.feat.device
         named = dict(network.named_parameters())
-        self.parameters = [p for p in named.values() if p.requires_grad] if mode.gradients else []
-        self._halves = _half_copies(network, mode)
+        trained = [name for name, p in named.items() if mode.gradients and p.requires_grad]
+        self.parameters = [named[name] for name in trained]
+        self._room = room  # whose memory the graphs use
+        halves = room.halves(network, mode.dtype)
+        into = [room.gradient(name, named[name]) if name in halves else None for name in trained]
 
         def forward() -> tuple[tuple[Tensor, ...], list[Tensor]]:
-            if self._halves:
-                torch._foreach_copy_(list(self._halves.values()), [named[name].detach() for name in self._halves])
+            if halves:
+                torch._foreach_copy_(list(halves.values()), [named[name].detach() for name in halves])
             # Leaves of this capture alone: the weights' own would bring along the streams of earlier backward passes.
-            leaves = {name: self._halves.get(name, p).detach() for name, p in named.items()}
-            trained = [leaves[name] for name, p in named.items() if mode.gradients and p.requires_grad]
-            for leaf in trained:
-                leaf.requires_grad_()
-            return torch.func.functional_call(network, leaves, (layout, choice, mode)), trained
+            leaves = {name: halves.get(name, p).detach() for name, p in named.items()}
+            for name in trained:
+                leaves[name].requires_grad_()
+            outputs = torch.func.functional_call(network, leaves, (layout, choice, mode))
+            return outputs, [leaves[name] for name in trained]
 
         def backward(outputs: Sequence[Tensor], leaves: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
             roots = [out for out in outputs if out.requires_grad]
             found = torch.autograd.grad(roots, leaves, grads, allow_unused=True)
-            return _as_weights(found, self.parameters)
+            return _as_weights(found, self.parameters, into)
 
         def trial() -> None:
             outputs, leaves = forward()
@@ -176,27 +210,23 @@ class _Capture:
         return self._differentiable[index]
 
 
-def _as_weights(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients in the types of their weights, zeros where there are none; all conversions in few launches."""
-    pairs = list(zip(grads, weights, strict=True))
-    result = [torch.zeros_like(w) if g is None else g if g.dtype == w.dtype else torch.empty_like(w) for g, w in pairs]
-    convert = [(out, g) for out, (g, w) in zip(result, pairs, strict=True) if g is not None and g.dtype != w.dtype]
+def _as_weights(
+    grads: Sequence[Tensor | None], weights: Sequence[Tensor], into: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Gradients in the types of their weights, zeros where there are none; all conversions in few launches.
+
+    What has to be converted goes to ``into`` where there is room for it.
+    """
+    result, convert = [], []
+    for grad, weight, room in zip(grads, weights, into, strict=True):
+        if grad is None or grad.dtype == weight.dtype:
+            result.append(torch.zeros_like(weight) if grad is None else grad)
+        else:
+            result.append(torch.empty_like(weight) if room is None else room)
+            convert.append((result[-1], grad))
     if convert:
-        torch._foreach_copy_([out for out, _ in convert], [g for _, g in convert])
+        torch._foreach_copy_([out for out, _ in convert], [grad for _, grad in convert])
     return result
-
-
-def _half_copies(network: nn.Module, mode: _Mode) -> dict[str, Tensor]:
-    """Room for the weights that matrix products read, in the type of autocast: one launch casts all of them."""
-    if mode.dtype is None:
-        return {}
-    found = {}
-    for prefix, module in network.named_modules():
-        if isinstance(module, nn.Linear) or hasattr(module, "kernel_size"):
-            for name, weight in module.named_parameters(recurse=False):
-                if weight.dtype == torch.float32 and weight.dim() > 1:  # sums for biases stay in float32
-                    found[f"{prefix}.{name}"] = torch.empty_like(weight, dtype=mode.dtype)
-    return found
 
 
 def _precision(where: torch.device, dtype: torch.dtype | None) -> Any:
@@ -278,6 +308,7 @@ class GraphedNetwork:
         self._places = self._network.places()
         self._captures: WeakKeyDictionary[Layout, dict[_Mode, _Capture]] = WeakKeyDictionary()
         self._choice: Tensor | None = None
+        self._room = _Room()
         self._pool = device.graph_pool(layouts.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -296,7 +327,7 @@ class GraphedNetwork:
         depth = len(segmentor.backbone.stage_channels)
         labelled = segmentor.criteria is not None and batch.layout.segment is not None
         stages = tuple(sorted({stage % depth for stage in guided})) if labelled else ()
-        mode = replace(self._mode(), watch=watch, guided=stages)
+        mode = replace(self._mode(batch), watch=watch, guided=stages)
         grids = segmentor.backbone.stage_grids(batch)
         sizes = [len(grid) for grid in grids]
         rows = [batch.voxels, *sizes, *[1] * labelled, *(sizes[stage] for stage in stages), *[1] * labelled]
@@ -312,7 +343,7 @@ class GraphedNetwork:
 
     def loss(self, batch: FixedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The segmentation criteria of a batch with labels: their sum, and every term by name."""
-        total, terms = self._run(batch, replace(self._mode(), loss_only=True), [1, 1])
+        total, terms = self._run(batch, replace(self._mode(batch), loss_only=True), [1, 1])
         return total, self._named(terms)
 
     def _named(self, terms: Tensor) -> dict[str, Tensor]:
@@ -320,16 +351,17 @@ class GraphedNetwork:
         assert criteria is not None
         return dict(zip(criteria.losses, terms.detach().unbind(), strict=True))
 
-    def _mode(self) -> _Mode:
+    def _mode(self, batch: FixedBatch) -> _Mode:
         """What the network is to do; captures that it has outgrown are dropped."""
         if self._network.places() != self._places:
             self._captures.clear()
+            self._room = _Room()
             self._network.survey()
             self._places = self._network.places()
         segmentor, where = self._network.segmentor, self.layouts.device
         dtype = torch.get_autocast_dtype(where.type) if torch.is_autocast_enabled(where.type) else None
         trained = self._network.trained() if segmentor.training and torch.is_grad_enabled() else ()
-        return _Mode(self._network.modes(), trained, dtype, None)
+        return _Mode(self._network.modes(), trained, dtype, None, batch.rows)
 
     def _run(self, batch: FixedBatch, mode: _Mode, rows: list[int]) -> Sequence[Tensor]:
         """The outputs of :class:`_Network`, of each its first ``rows``."""
@@ -356,7 +388,7 @@ class GraphedNetwork:
         if mode not in captures:
             if not any(self._captures.values()):
                 self._pool = device.graph_pool(self.layouts.device)  # the memory of all before is free
-            captures[mode] = _Capture(self._network, batch.layout, choice, mode, self._pool)
+            captures[mode] = _Capture(self._network, batch.layout, choice, mode, self._pool, self._room)
         capture = captures[mode]
         capture.replay()
         run = _Run(self, capture, batch, self.runs, rows)

@@ -115,6 +115,21 @@ class LevelTables:
     inverse: Tensor | None
     stride: int = 1
 
+    def narrow(self, rows: int) -> LevelTables:
+        """The same level with a capacity of ``rows`` instead of N, more than there are real rows."""
+        if rows == len(self.grid_coord):
+            return self
+        return LevelTables(
+            self.grid_coord[:rows],
+            self.batch[:rows],
+            self.ends,
+            self.real,
+            {size: cells[:rows].clamp(max=rows) for size, cells in self.maps.items()},
+            None if self.permutation is None else self.permutation[:, :rows],
+            None if self.inverse is None else self.inverse[:, :rows],
+            self.stride,
+        )
+
     def grid(self, orders: tuple[str, ...], choice: Tensor | None = None) -> FixedGrid:
         """A grid on aliases of these tables; where ``orders[j]`` is asked for, it is table ``choice[j]``."""
         tables: list[dict[str, Tensor]] = []

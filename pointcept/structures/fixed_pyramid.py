@@ -45,6 +45,16 @@ def room_for(rows: int) -> int:
     return -(-max(rows + _UNIT, rows * 51 // 50) // step) * step
 
 
+def room_for_coarse(rows: int) -> int:
+    """Room for a coarser level: 2 % more, and some rows, since small numbers vary more."""
+    return -(-(rows * 51 // 50 + _SMALL) // _UNIT) * _UNIT
+
+
+def has_room(capacities: Sequence[int], rows: Sequence[int]) -> bool:
+    """Whether levels of these capacities hold so many rows, with at least one row of padding each."""
+    return all(n < capacity for n, capacity in zip(rows, capacities, strict=True))
+
+
 @dataclass(frozen=True)
 class Capacities:
     """How many rows the arrays of a pyramid have.
@@ -61,7 +71,7 @@ class Capacities:
 
     def fits(self, sizes: Sizes) -> bool:
         """Whether a batch fits, with at least one row of padding at each level."""
-        if any(rows >= capacity for rows, capacity in zip(sizes.rows, self.rows, strict=True)):
+        if not has_room(self.rows, sizes.rows):
             return False
         if not self.repeated:
             return not sizes.copies
@@ -78,8 +88,7 @@ class Capacities:
         repeated, copies = (
             -(-(n * 3 // 2 + 1) // _UNIT) * _UNIT if sizes.copies else 0 for n in (sizes.repeated, sizes.copies)
         )
-        rows = [-(-(n * 51 // 50 + _SMALL) // _UNIT) * _UNIT for n in sizes.rows[1:]]
-        chosen = cls((room, *rows), repeated, copies)
+        chosen = cls((room, *map(room_for_coarse, sizes.rows[1:])), repeated, copies)
         assert chosen.fits(sizes), f"{room} rows are not enough for {sizes.rows}"
         return chosen
 
@@ -218,7 +227,7 @@ class FixedPyramid:
             begin = representative.index_select(0, above.begin)
             self.poolings[0], _ = _link(parent, begin, extent, extents[1])
 
-    def view(self, choice: Tensor | None = None) -> FixedView:
+    def view(self, choice: Tensor | None = None, rows: Sequence[int] | None = None) -> FixedView:
         """What a network takes in place of a :class:`GridPyramid`.
 
         A view makes its patches and maps when they are first asked for, so each capture needs one of its own.
@@ -226,8 +235,9 @@ class FixedPyramid:
         Args:
             choice: (levels, O) int64; at level l the network's order ``orders[j]`` is table ``choice[l, j]``. By
                 default every order is itself.
+            rows: capacities that suffice for the batch: those of the pyramid, or smaller ones at the coarser levels.
         """
-        return FixedView(self, choice)
+        return FixedView(self, choice, self.capacities.rows if rows is None else rows)
 
     def stage_grids(self, sizes: Sizes, distinct: bool = False) -> list[VoxelGrid]:
         """The real rows of all levels as ordinary grids, without orders; they change with the pyramid.
@@ -256,7 +266,14 @@ def _real_rows(tables: LevelTables, counts: list[int]) -> VoxelGrid:
     return VoxelGrid(tables.grid_coord[:n], tables.batch[:n], counts, {}, {}, tables.stride)
 
 
-def _alias_pooling(pooling: Pooling) -> Pooling:
+def _view_pooling(pooling: Pooling, rows: int, parents: int) -> Pooling:
+    """The pooling on tensors of its own, between capacities of so many fine and coarse rows."""
+    assert pooling.fine_real is not None
+    assert pooling.coarse_real is not None
+    if (rows, parents) != (len(pooling.cluster), len(pooling.lengths)):
+        begin = pooling.lengths.cumsum(0) - pooling.lengths
+        fine, coarse = _Extent(rows, pooling.fine_real), _Extent(parents, pooling.coarse_real)
+        return _link(pooling.cluster[:rows], begin[:parents], fine, coarse)[0]
     return replace(
         pooling,
         cluster=alias(pooling.cluster),
@@ -270,13 +287,15 @@ class FixedView(GridPyramid):
 
     fixed = True
 
-    def __init__(self, pyramid: FixedPyramid, choice: Tensor | None) -> None:
+    def __init__(self, pyramid: FixedPyramid, choice: Tensor | None, rows: Sequence[int]) -> None:
         self.orders, self.strides = pyramid.orders, pyramid.strides
+        assert rows[0] == pyramid.capacities.rows[0], "the finest level has one capacity"
         self.levels: list[VoxelGrid] = [
-            tables.grid(self.orders, None if choice is None else choice[i]) for i, tables in enumerate(pyramid.levels)
+            tables.narrow(n).grid(self.orders, None if choice is None else choice[i])
+            for i, (tables, n) in enumerate(zip(pyramid.levels, rows, strict=True))
         ]
-        self.poolings = [_alias_pooling(pooling) for pooling in pyramid.poolings]
-        self._distinct_pooling = pyramid.distinct_pooling
+        self.poolings = [_view_pooling(p, *pair) for p, pair in zip(pyramid.poolings, pairwise(rows), strict=True)]
+        self._rows, self._distinct_pooling = tuple(rows), pyramid.distinct_pooling
         if pyramid.copies is not None:
             self.levels[0].duplicates = FixedDuplicates(pyramid.copies, pyramid.levels[0].real)
 
@@ -286,7 +305,8 @@ class FixedView(GridPyramid):
         duplicates = levels[0].duplicates
         if duplicates is not None:
             levels[0] = duplicates.grid
-            poolings[:1] = [_alias_pooling(self._distinct_pooling)] if self._distinct_pooling is not None else []
+            if self._distinct_pooling is not None:
+                poolings[0] = _view_pooling(self._distinct_pooling, *self._rows[:2])
         for i, pooling in enumerate(poolings):
             fine = levels[i]
             assert isinstance(fine, FixedGrid)

@@ -119,3 +119,26 @@ def test_memory_of_a_layout_is_free_at_once(layouts):
         assert not any(reference() is not None for reference in kept)
     finally:
         gc.enable()
+
+
+def test_networks_compute_on_as_many_rows_as_most_batches_need(layouts):
+    """Scans of the same number of voxels, in a wide room or in a narrow one."""
+    chosen = []
+    for seed in range(40):
+        extent = 60 if seed % 8 == 1 else 20
+        found = layouts.lay_out(make_batch(sizes=(2000,), extent=extent, seed=seed))
+        full, rows = found.layout.pyramid.capacities.rows, found.rows
+        assert rows[0] == full[0]
+        assert all(n < room <= most for n, room, most in zip(found.sizes.rows, rows, full, strict=True))
+        chosen.append((extent, rows == full, sum(rows[1:])))
+    late = chosen[24:]
+    assert all(is_full == (extent == 60) for extent, is_full, _ in late)
+    assert max(rows for extent, _, rows in late if extent == 20) < 0.7 * min(
+        rows for _, is_full, rows in late if is_full
+    )
+    assert len(layouts.captured) <= 4
+
+
+def test_batches_of_one_size_have_one_capacity(layouts):
+    found = {layouts.lay_out(make_batch(sizes=(2000,), extent=30, seed=seed)).rows for seed in range(40)}
+    assert len(found) <= 2

@@ -48,11 +48,11 @@ def ordinary(model, batch, level_orders=None):
     return results(model, logits, [x[by_voxel(grid)] for x, grid in zip(encoded.features, grids, strict=True)])
 
 
-def fixed(model, batch, choice=None, capacities=None):
+def fixed(model, batch, choice=None, capacities=None, rows=None):
     model = copy.deepcopy(model)
     backbone, n = model.backbone, len(batch["feat"])
     pyramid, sizes = lay_out(batch["grid_coord"], batch["offset"], backbone.orders, backbone.strides, capacities)
-    view = pyramid.view(choice)
+    view = pyramid.view(choice, rows)
     feat = padded_rows(batch["feat"], pyramid.capacities.rows[0])[pyramid.source]
     with NoWaiting():
         encoded = backbone.encode(feat, view)
@@ -162,6 +162,20 @@ def test_room_for_copies_need_not_be_used(transformer, small_unet, training, dis
     same(fixed(transformer, batch, capacities=capacities), ordinary(transformer, batch))
     model = make(small_unet, training)
     same(fixed(model, batch, capacities=capacities), ordinary(model, batch))
+
+
+@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "copies"])
+@pytest.mark.parametrize("room", [(640, 900, 700), (640, 300, 640)])
+def test_fewer_rows_of_the_coarser_levels(transformer, small_unet, training, distinct, room):
+    batch = random_scans((90, 20, 32), 9, distinct=distinct)
+    for model in (transformer, make(small_unet, training)):
+        strides = model.backbone.strides
+        *_, sizes = lay_out(batch["grid_coord"], batch["offset"], ORDERS, strides)
+        copies = (0, 0) if distinct else (128, 320)
+        capacities = Capacities((room * 2)[: len(sizes.rows)], *copies)
+        rows = (640, *(n + 1 for n in sizes.rows[1:]))
+        assert capacities.fits(sizes)
+        same(fixed(model, batch, capacities=capacities, rows=rows), ordinary(model, batch))
 
 
 @pytest.mark.parametrize("radii", [(5.0,), (3.0, 4.5), (2.0, 3.5, 2.5)])

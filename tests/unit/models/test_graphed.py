@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 
-from pointcept.models import build_model, graphed, use_graphs
+from pointcept.models import build_model, fixed_batch, graphed, use_graphs
 from pointcept.ops import backend
 
 from .conftest import make_batch
@@ -89,6 +89,21 @@ def test_losses_gradients_and_statistics(small_segmentor, small_unet, device, ki
         torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
         assert found["losses"].keys() == expected["losses"].keys()
         close(model, plain, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ptv3", "unet"])
+def test_batches_of_different_density(small_segmentor, small_unet, device, kind, monkeypatch):
+    """Some need fewer rows of the coarser level than others, and get a capture of their own."""
+    monkeypatch.setattr(fixed_batch, "_OBSERVED", 3)
+    plain, model = pair(small_unet if kind == "unet" else small_segmentor, device)
+    rows = set()
+    for seed, extent in enumerate((30, 8, 8, 30, 8, 8, 30)):
+        batch = on(device, sizes=(180, 170), extent=extent, seed=seed)
+        rows.add(model._graphed.layouts.lay_out(batch).rows)
+        expected, found = step(plain, batch), step(model, batch)
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
+        close(model, plain, 1e-3)
+    assert len(rows) > 1
 
 
 def test_the_log_keeps_its_losses(small_segmentor, device):
@@ -216,18 +231,19 @@ def test_weights_that_move_are_followed(small_segmentor, device):
 def test_what_a_capture_takes_for_granted(small_segmentor, device):
     _, model = pair(small_segmentor, device)
     graphs, weight = model._graphed, model.seg_head.weight
-    modes, places = [graphs._mode()], [graphs._places]
+    batch = graphs.layouts.lay_out(on(device))
+    modes, places = [graphs._mode(batch)], [graphs._places]
     weight.requires_grad_(False)
-    modes.append(graphs._mode())
+    modes.append(graphs._mode(batch))
     model.backbone.eval()
-    modes.append(graphs._mode())
+    modes.append(graphs._mode(batch))
     with torch.no_grad():
-        modes.append(graphs._mode())
+        modes.append(graphs._mode(batch))
     assert len(set(modes)) == 4
     assert [mode.gradients for mode in modes] == [True, True, True, False]
     for change in (lambda: setattr(weight, "data", weight.data.clone()), lambda: setattr(model, "criteria", None)):
         change()
-        graphs._mode()
+        graphs._mode(batch)
         places.append(graphs._places)
     assert len(set(places)) == 3
 
