@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pointcept.ops.backend import implementation
-from pointcept.ops.reference.attention import PatchPlan, patch_plan
+from pointcept.ops.reference.attention import PatchLayout, PatchPlan, patch_layout, patch_plan
 from pointcept.ops.reference.batch_norm import activate
 from pointcept.ops.reference.neighbours import centre_cells, strided_maps
 from pointcept.ops.reference.serialization import MAX_DEPTH, ORDERS
@@ -18,6 +18,7 @@ from pointcept.ops.reference.serialization import MAX_DEPTH, ORDERS
 __all__ = [
     "MAX_DEPTH",
     "ORDERS",
+    "PatchLayout",
     "PatchPlan",
     "activate",
     "add_layer_norm",
@@ -31,6 +32,7 @@ __all__ = [
     "mlp",
     "norm_add_norm",
     "patch_attention",
+    "patch_layout",
     "patch_plan",
     "segment_max",
     "serialization_codes",

@@ -75,7 +75,10 @@ _IMPLEMENTATIONS: dict[str, dict[str, str]] = {
         "spconv_triton": "pointcept.ops.libraries.spconv_triton:sparse_convolution",
         "torch": "pointcept.ops.reference.convolution:sparse_convolution",
     },
-    "submanifold_map": {"torch": "pointcept.ops.reference.neighbours:submanifold_map"},
+    "submanifold_map": {
+        "triton": "pointops.neighbours:submanifold_map",
+        "torch": "pointcept.ops.reference.neighbours:submanifold_map",
+    },
     "patch_attention": {
         "triton": "pointcept.ops.fused_attention:patch_attention",
         "flash_attn": "pointcept.ops.libraries.flash_attn:patch_attention",

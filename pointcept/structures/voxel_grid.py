@@ -160,16 +160,12 @@ class VoxelGrid:
         self.stride = stride
         self.duplicates: Duplicates | None = None
         self._inverse: dict[str, Tensor] = {}
+        self._patch_layouts: dict[int, ops.PatchLayout] = {}
         self._patches: dict[tuple[str, int], ops.PatchPlan] = {}
         self._neighbours: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.grid_coord)
-
-    @cached_property
-    def offset(self) -> Tensor:
-        """(B,) int64 cumulative ends of the scans."""
-        return torch.tensor(self.counts, device=self.batch.device).cumsum(0)
 
     def inverse(self, order: str) -> Tensor:
         """(N,) position of every row along ``order``."""
@@ -184,9 +180,10 @@ class VoxelGrid:
         """Patches of ``patch_size`` points along ``order``."""
         key = (order, patch_size)
         if key not in self._patches:
-            self._patches[key] = ops.patch_plan(
-                self.permutations[order], self.inverse(order), self.batch, self.counts, patch_size
-            )
+            if patch_size not in self._patch_layouts:
+                self._patch_layouts[patch_size] = ops.patch_layout(self.batch, self.counts, patch_size)
+            layout = self._patch_layouts[patch_size]
+            self._patches[key] = ops.patch_plan(self.permutations[order], self.inverse(order), layout)
         return self._patches[key]
 
     def neighbours(self, kernel_size: int) -> Tensor:
@@ -210,33 +207,39 @@ class VoxelGrid:
             depth: octree levels to climb; 0 merges equal voxels only.
             counts: coarse voxels of each scan, on the host.
         """
-        total, device = sum(counts), self.batch.device
-        rank: dict[str, Tensor] = {}
-        for order, rows in self.permutations.items():
-            code = self.codes[order].index_select(0, rows) >> (3 * depth)
-            rank[order] = torch.zeros_like(code)
-            torch.cumsum(code[1:] != code[:-1], 0, out=rank[order][1:])
-        first = self.permutations[first_order]
-        cluster = torch.empty_like(first).index_copy_(0, first, rank[first_order])
+        total, orders = sum(counts), list(self.permutations)
+        rows = torch.stack([self.permutations[order] for order in orders])
+        codes = torch.stack([self.codes[order] for order in orders]) >> (3 * depth)
+        rank = _running_number(codes.gather(1, rows))
+        place = orders.index(first_order)
+        first = rows[place]
+        cluster = torch.empty_like(first).index_copy_(0, first, rank[place])
 
         def of_clusters(values: Tensor) -> Tensor:
             return values.new_empty(total, *values.shape[1:]).index_copy_(0, cluster, values)
 
-        permutations = {
-            order: first.new_empty(total).index_copy_(0, rank[order], cluster.index_select(0, rows))
-            for order, rows in self.permutations.items()
-        }
+        own = cluster.index_select(0, rows.view(-1)).view_as(rows)
+        permutations = rows.new_empty(len(orders), total).scatter_(1, rank, own)
         coarse = VoxelGrid(
             grid_coord=of_clusters(self.grid_coord >> depth),
             batch=of_clusters(self.batch),
             counts=counts,
-            codes={order: of_clusters(code >> (3 * depth)) for order, code in self.codes.items()},
-            permutations=permutations,
+            codes=dict(zip(orders, codes.new_empty(len(orders), total).index_copy_(1, cluster, codes), strict=True)),
+            permutations=dict(zip(orders, permutations, strict=True)),
             stride=self.stride << depth,
         )
-        lengths = torch.zeros(total, dtype=torch.int64, device=device)
+        lengths = torch.zeros(total, dtype=torch.int64, device=cluster.device)
         lengths.index_add_(0, cluster, torch.ones_like(cluster))
         return coarse, Pooling(cluster, first, lengths)
+
+
+def _running_number(ascending: Tensor) -> Tensor:
+    """(R, N) -> int64 number of each value among the distinct ones of its row, which is sorted."""
+    changes = torch.zeros_like(ascending, dtype=torch.bool)
+    torch.ne(ascending[:, 1:], ascending[:, :-1], out=changes[:, 1:])
+    # One scan of all rows: CUDA scans several rows with one block each.
+    number = changes.view(-1).cumsum(0).view_as(ascending)
+    return number - number[:, :1]
 
 
 class GridPyramid:
@@ -274,11 +277,8 @@ class GridPyramid:
         counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
         self._check(len(grid_coord), counts, lowest, largest)
         depth = max(1, (largest + 1).bit_length())
-        batch = torch.repeat_interleave(
-            torch.arange(len(counts), device=grid_coord.device),
-            torch.tensor(counts, device=grid_coord.device),
-            output_size=len(grid_coord),
-        )
+        offset = offset.to(grid_coord)
+        batch = torch.searchsorted(offset, torch.arange(len(grid_coord), device=grid_coord.device), right=True)
         codes = ops.serialization_codes(grid_coord, batch, depth, orders)
         permutations = codes.argsort(dim=1, stable=True)
         finest = VoxelGrid(
@@ -288,7 +288,7 @@ class GridPyramid:
             codes=dict(zip(orders, codes, strict=True)),
             permutations=dict(zip(orders, permutations, strict=True)),
         )
-        self.levels, self.poolings = self._build(finest, depth)
+        self.levels, self.poolings = self._build(finest, offset, depth)
 
     @staticmethod
     def _check(voxels: int, counts: list[int], lowest: int, largest: int) -> None:
@@ -306,18 +306,14 @@ class GridPyramid:
                 "or look for outliers"
             )
 
-    def _build(self, finest: VoxelGrid, depth: int) -> tuple[list[VoxelGrid], list[Pooling]]:
+    def _build(self, finest: VoxelGrid, offset: Tensor, depth: int) -> tuple[list[VoxelGrid], list[Pooling]]:
         first = self.orders[0]
         climbs = [s.bit_length() - 1 for s in self.strides]
         shifts = torch.tensor(climbs).cumsum(0).tolist()
         code = finest.codes[first].index_select(0, finest.permutations[first])
-        ends = finest.offset - 1
-        totals = []
-        for shift in [0, *shifts]:
-            at_level = code >> (3 * min(shift, depth))
-            totals.append(torch.cumsum(at_level[1:] != at_level[:-1], 0))
-        padded = torch.stack([torch.cat([t.new_zeros(1), t]) for t in totals])
-        last = (padded[:, ends] + 1).tolist()  # number of clusters up to the end of each scan
+        at_level = torch.stack([code >> (3 * min(shift, depth)) for shift in [0, *shifts]])
+        number = _running_number(at_level)
+        last = (number.index_select(1, offset - 1) + 1).tolist()  # number of clusters up to the end of each scan
         counts = [[b - a for a, b in zip([0, *row], row, strict=False)] for row in last]
         if sum(counts[0]) < len(finest):
             distinct, pooling = finest.coarsen(first, 0, counts[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,66 +46,81 @@ class PatchPlan:
     completed: bool = False
 
 
-def patch_plan(permutation: Tensor, inverse: Tensor, batch: Tensor, counts: list[int], patch_size: int) -> PatchPlan:
-    """Lay the points of a batch into patches along one serialization order.
+@dataclass
+class PatchLayout:
+    """Which positions along an order fill the slots of patches, the same for all orders; see :class:`PatchPlan`.
+
+    Attributes:
+        positions: (P·K + S·L,) position along the order that fills each slot.
+        shift: (N,) the slot that gives a point its result, less its position.
+        repeated, full, short, short_mask: of the plans.
+    """
+
+    positions: Tensor
+    shift: Tensor
+    repeated: Tensor
+    full: tuple[int, int]
+    short: tuple[int, int]
+    short_mask: Tensor | None
+
+
+def patch_layout(batch: Tensor, counts: list[int], patch_size: int) -> PatchLayout:
+    """Lay the positions along an order into patches.
 
     Args:
-        permutation: (N,) points in serialized order, scan after scan.
-        inverse: (N,) position of each point in that order.
         batch: (N,) scan of each point.
         counts: points of each scan, on the host.
         patch_size: K.
 
     Returns:
-        The plan. If r = n mod K is not 0 for a scan of n > K points, its last patch holds the r
+        The layout. If r = n mod K is not 0 for a scan of n > K points, its last patch holds the r
         remaining points and the points at positions r … K−1 of the patch before it.
     """
-    device, k = permutation.device, patch_size
-    short_length = max((n for n in counts if n <= k), default=0)
-    patches: list[tuple[int, int]] = []
-    short: list[tuple[int, int]] = []
-    shift: list[int] = []
-    repeated: list[torch.Tensor] = []
-    begin = slots = 0
-    for n in counts:
-        if n > k:
-            shift.append(slots - begin)
-            patches += [(begin + start, begin + n) for start in range(0, n, k)]
-            if n % k:
-                repeated.append(torch.arange(slots + n, slots + -(-n // k) * k))
-            slots += -(-n // k) * k
-        begin += n
-    begin, long_shift = 0, iter(shift)
-    shifts = []
-    for n in counts:
-        if n > k:
-            shifts.append(next(long_shift))
-        else:
-            shifts.append(len(patches) * k + len(short) * short_length - begin)
-            short.append((begin, n))
-        begin += n
-    rows, mask = [], None
+    device, k = batch.device, patch_size
+    size, end = np.array(counts), np.cumsum(counts)
+    begin, large = end - size, size > k
+    held = -(-size // k) * large  # full patches of each scan
+    patches, short = int(held.sum()), int((~large).sum())
+    short_length = int(size[~large].max(initial=0))
+    first = (np.cumsum(held) - held) * k  # slot of each large scan
+    first[~large] = patches * k + np.arange(short) * short_length
+    number = np.arange(patches) - np.repeat(np.cumsum(held) - held, held)  # of each patch in its scan
+    repeated = [np.arange(s + n, s + h * k) for s, n, h in zip(first[large], size[large], held[large], strict=True)]
+    # One copy to the device, which the host does not wait for.
+    parts = [np.repeat(begin, held) + number * k, np.repeat(end, held), begin[~large], size[~large], first - begin]
+    table = torch.from_numpy(np.concatenate([*parts, *repeated]))
+    table = (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
+    start, stop, of_short, length, shift, again = table.split([*map(len, parts), len(table) - sum(map(len, parts))])
+    positions, mask = [], None
     if patches:
-        table = torch.tensor(patches, device=device)
-        position = table[:, :1] + torch.arange(k, device=device)
-        position = torch.where(position >= table[:, 1:], position - k, position)
-        rows.append(position.reshape(-1))
+        position = start[:, None] + torch.arange(k, device=device)
+        positions.append(torch.where(position >= stop[:, None], position - k, position).view(-1))
     if short:
-        table = torch.tensor(short, device=device)
         place = torch.arange(short_length, device=device)
-        inside = place < table[:, 1:]
-        rows.append((table[:, :1] + place.where(inside, 0)).reshape(-1))
-        if any(n != short_length for _, n in short):
+        inside = place < length[:, None]
+        positions.append((of_short[:, None] + place.where(inside, 0)).view(-1))
+        if (size[~large] != short_length).any():
             mask = inside[:, None, None, :]
-    positions = torch.cat(rows)
-    return PatchPlan(
-        rows=permutation[positions],
-        slot=inverse + torch.tensor(shifts, device=device)[batch],
-        repeated=torch.cat(repeated).to(device) if repeated else positions.new_empty(0),
-        full=(len(patches), k),
-        short=(len(short), short_length),
+    return PatchLayout(
+        positions=torch.cat(positions) if len(positions) > 1 else positions[0],
+        shift=shift.index_select(0, batch),
+        repeated=again,
+        full=(patches, k),
+        short=(short, short_length),
         short_mask=mask,
     )
+
+
+def patch_plan(permutation: Tensor, inverse: Tensor, layout: PatchLayout) -> PatchPlan:
+    """Fill patches with the points of a batch along one serialization order.
+
+    Args:
+        permutation: (N,) points in serialized order, scan after scan.
+        inverse: (N,) position of each point in that order.
+        layout: of the batch.
+    """
+    rows = permutation.index_select(0, layout.positions)
+    return PatchPlan(rows, inverse + layout.shift, layout.repeated, layout.full, layout.short, layout.short_mask)
 
 
 def _take(rows: Tensor, slot: Tensor, padding: bool) -> Tensor:

@@ -13,7 +13,7 @@ def _plan(counts, patch_size, seed=0, device="cpu"):
     begin = torch.tensor([0, *counts]).cumsum(0)
     rows = torch.cat([torch.randperm(n, generator=generator) + b for n, b in zip(counts, begin.tolist(), strict=False)])
     inverse = rows.argsort()
-    plan = ops.patch_plan(rows.to(device), inverse.to(device), batch.to(device), counts, patch_size)
+    plan = ops.patch_plan(rows.to(device), inverse.to(device), ops.patch_layout(batch.to(device), counts, patch_size))
     return plan, rows, begin.tolist()
 
 

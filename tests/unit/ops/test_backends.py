@@ -217,7 +217,7 @@ def _plan(counts: list[int], patch_size: int, device: str = "cpu") -> ops.PatchP
     begin = torch.tensor([0, *counts]).cumsum(0)
     rows = torch.cat([torch.randperm(n, generator=generator) + b for n, b in zip(counts, begin, strict=False)])
     inverse = rows.argsort()
-    return ops.patch_plan(rows.to(device), inverse.to(device), batch.to(device), counts, patch_size)
+    return ops.patch_plan(rows.to(device), inverse.to(device), ops.patch_layout(batch.to(device), counts, patch_size))
 
 
 @pytest.mark.parametrize(("counts", "patch_size"), SCANS)

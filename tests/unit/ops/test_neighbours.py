@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pointcept.ops import api as ops
+from pointcept.ops.reference.neighbours import submanifold_map as reference
 
 
 def _voxels(n: int, extent: int, scans: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,6 +33,17 @@ def test_largest_coordinates_do_not_wrap(device):
     batch = torch.tensor([0, 0, 0, 0, 1], device=device)
     found = ops.submanifold_map(grid, batch, 3)
     assert (found != len(grid)).sum(1).tolist() == [2, 1, 2, 1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize(("n", "extent", "scans"), [(1, 4, 1), (513, 9, 1), (200_000, 300, 4)])
+def test_the_kernel_finds_what_the_twin_finds(kernel_size, n, extent, scans):
+    grid, batch = (t.cuda() for t in _voxels(n, extent, scans))
+    found = ops.submanifold_map(grid, batch, kernel_size)
+    assert torch.equal(found, reference(grid, batch, kernel_size))
+    assert torch.equal(ops.submanifold_map(grid.int(), batch.int(), kernel_size), found)
 
 
 def test_a_smaller_kernel_is_part_of_a_larger_one():
