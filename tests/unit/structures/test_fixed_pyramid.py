@@ -200,8 +200,6 @@ def test_views_choose_orders_and_have_tensors_of_their_own():
     assert not views[0].serves(("hilbert",), (2,))
     with pytest.raises(AssertionError, match="on the device alone"):
         _ = views[0].levels[0].counts
-    with pytest.raises(AssertionError, match="on the device alone"):
-        _ = views[0].levels[0].offset
     with pytest.raises(AssertionError, match="no map of kernel size 5"):
         views[0].levels[1].neighbours(5)
 
