@@ -86,10 +86,9 @@ def patch_layout(batch: Tensor, counts: list[int], patch_size: int) -> PatchLayo
     first[~large] = patches * k + np.arange(short) * short_length
     number = np.arange(patches) - np.repeat(np.cumsum(held) - held, held)  # of each patch in its scan
     repeated = [np.arange(s + n, s + h * k) for s, n, h in zip(first[large], size[large], held[large], strict=True)]
-    # One copy to the device, which the host does not wait for.
+    # One small copy to the device, which the host does not wait for.
     parts = [np.repeat(begin, held) + number * k, np.repeat(end, held), begin[~large], size[~large], first - begin]
-    table = torch.from_numpy(np.concatenate([*parts, *repeated]))
-    table = (table.pin_memory() if device.type == "cuda" else table).to(device, non_blocking=True)
+    table = torch.from_numpy(np.concatenate([*parts, *repeated])).to(device, non_blocking=True)
     start, stop, of_short, length, shift, again = table.split([*map(len, parts), len(table) - sum(map(len, parts))])
     positions, mask = [], None
     if patches:
