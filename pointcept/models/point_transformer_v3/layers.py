@@ -44,7 +44,7 @@ class BlockOptions:
             )
         if self.recompute is not None and self.recompute not in RECOMPUTE:
             raise ConfigError(
-                f"PT-v3m1: recompute={self.recompute!r}: None, or {did_you_mean(self.recompute, RECOMPUTE)}"
+                f"PT-v3m1: recompute={self.recompute!r} (or None): {did_you_mean(self.recompute, RECOMPUTE)}"
             )
 
 
