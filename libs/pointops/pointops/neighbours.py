@@ -1,4 +1,4 @@
-"""Neighbour maps of submanifold convolutions: one sort of Morton keys, and one kernel that looks all neighbours up."""
+"""Neighbour maps of submanifold convolutions: one sort of Morton codes, and one kernel that looks all neighbours up."""
 
 from __future__ import annotations
 
@@ -7,27 +7,11 @@ import triton
 import triton.language as tl
 
 from pointops.octree import _gather_bits
-from pointops.serialization import _spread
+from pointops.serialization import _morton, serialization_codes
+from pointops.steps import first_not_below
 
-_SCAN_SHIFT = 48
-_BLOCK = 256
+_DEPTH = 16  # bits of a coordinate
 _TILE = 512  # rows times kernel cells that a program looks up
-
-
-@triton.jit
-def _morton(x, y, z):
-    return (_spread(x & 0xFFFF) << 2) | (_spread(y & 0xFFFF) << 1) | _spread(z & 0xFFFF)
-
-
-@triton.jit(do_not_specialize=["n"])
-def _keys_kernel(grid_ptr, batch_ptr, out_ptr, n, SCAN_SHIFT: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = row < n
-    x = tl.load(grid_ptr + row * 3, mask=inside, other=0).to(tl.int64)
-    y = tl.load(grid_ptr + row * 3 + 1, mask=inside, other=0).to(tl.int64)
-    z = tl.load(grid_ptr + row * 3 + 2, mask=inside, other=0).to(tl.int64)
-    scan = tl.load(batch_ptr + row, mask=inside, other=0).to(tl.int64) << SCAN_SHIFT
-    tl.store(out_ptr + row, scan | _morton(x, y, z), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "steps"])
@@ -54,15 +38,9 @@ def _lookup_kernel(
     known = here[:, None] & (cell < EDGE * EDGE * EDGE)[None, :]
     # one test for all axes: a negative number has bits above the sixteenth, too
     inside = known & (((x | y | z) >> 16) == 0)
-    query = scan[:, None] | _morton(x, y, z)
+    query = scan[:, None] | _morton(x & 0xFFFF, y & 0xFFFF, z & 0xFFFF)
     low = tl.zeros((ROWS, CELLS), dtype=tl.int32)
-    high = low + n
-    for _ in range(steps):
-        middle = (low + high) >> 1
-        searching = inside & (low < high)
-        smaller = tl.load(keys_ptr + middle, mask=searching, other=0) < query
-        low = tl.where(searching & smaller, middle + 1, low)
-        high = tl.where(searching & (smaller == 0), middle, high)
+    low = first_not_below(keys_ptr, query, inside, low, low + n, steps)
     inside = inside & (low < n)
     found = inside & (tl.load(keys_ptr + low, mask=inside, other=-1) == query)
     neighbour = tl.where(found, tl.load(row_ptr + low, mask=found, other=0), n)
@@ -84,15 +62,9 @@ def submanifold_map(grid_coord: torch.Tensor, batch: torch.Tensor, kernel_size: 
     """
     n, cells = len(grid_coord), kernel_size**3
     out = torch.empty(n, cells, dtype=torch.int32, device=grid_coord.device)
-    keys = torch.empty(n, dtype=torch.int64, device=grid_coord.device)
+    keys, row = serialization_codes(grid_coord, batch, _DEPTH, ("z",))[0].sort()
     width = max(16, triton.next_power_of_2(cells))
     rows = max(1, _TILE // width)
     with torch.cuda.device(grid_coord.device):
-        _keys_kernel[(triton.cdiv(n, _BLOCK),)](
-            grid_coord.contiguous(), batch.contiguous(), keys, n, _SCAN_SHIFT, _BLOCK
-        )
-        keys, row = keys.sort()
-        _lookup_kernel[(triton.cdiv(n, rows),)](
-            keys, row, out, n, n.bit_length(), _SCAN_SHIFT, kernel_size, width, rows
-        )
+        _lookup_kernel[(triton.cdiv(n, rows),)](keys, row, out, n, n.bit_length(), 3 * _DEPTH, kernel_size, width, rows)
     return out

@@ -6,7 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from pointops.serialization import _KINDS, _curve_code, _spread
+from pointops.serialization import _KINDS, _curve_code, _morton
+from pointops.steps import first_not_below
 
 _SCAN_SHIFT = 48
 _ORDER_SHIFT = 60
@@ -206,7 +207,7 @@ def _neighbours_kernel(
     z = z0 + (cell % EDGE - EDGE // 2)
     # one test for all axes: a negative number has bits above the sixteenth, too
     inside = inside & (((x | y | z) >> 16) == 0)
-    query = scan | (_spread(x & 0xFFFF) << 2) | (_spread(y & 0xFFFF) << 1) | _spread(z & 0xFFFF)
+    query = scan | _morton(x & 0xFFFF, y & 0xFFFF, z & 0xFFFF)
     low = tl.zeros((BLOCK,), dtype=tl.int32)
     high = low + count
     if CLIMB > 0:
@@ -220,14 +221,8 @@ def _neighbours_kernel(
         low = tl.load(begin_ptr + above, mask=inside, other=0)
         end = tl.load(begin_ptr + above + 1, mask=inside & (above + 1 < coarse_count), other=0)
         high = tl.where(above + 1 == coarse_count, count, end)
-    limit = high
-    for _ in range(steps):
-        middle = (low + high) >> 1
-        searching = inside & (low < high)
-        smaller = tl.load(keys_ptr + middle, mask=searching, other=0) < query
-        low = tl.where(searching & smaller, middle + 1, low)
-        high = tl.where(searching & (smaller == 0), middle, high)
-    found = tl.load(keys_ptr + low, mask=inside & (low < limit), other=-1) == query
+    low = first_not_below(keys_ptr, query, inside, low, high, steps)
+    found = tl.load(keys_ptr + low, mask=inside & (low < high), other=-1) == query
     neighbour = tl.where(inside & found, low, capacity)
     tl.store(out_ptr + cell * capacity + row, neighbour, mask=row < capacity)
 

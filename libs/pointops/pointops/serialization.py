@@ -19,6 +19,11 @@ def _spread(c):
 
 
 @triton.jit
+def _morton(x, y, z):
+    return (_spread(x) << 2) | (_spread(y) << 1) | _spread(z)
+
+
+@triton.jit
 def _exchange(x, other, level):
     """One step of Skilling's transform for one axis: reflect x, or swap its lower bits with the other's."""
     low = (1 << level) - 1
@@ -51,7 +56,7 @@ def _curve_code(x, y, z, depth, KIND: tl.constexpr):
         x, y = y, x
     if KIND & 2:
         x, y, z = _hilbert(x, y, z, depth)
-    return (_spread(x) << 2) | (_spread(y) << 1) | _spread(z)
+    return _morton(x, y, z)
 
 
 @triton.jit

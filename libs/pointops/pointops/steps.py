@@ -1,4 +1,4 @@
-"""Steps that several kernels take: of a running softmax, and through the kernel cells in use."""
+"""Steps that several kernels take: of a running softmax, through the kernel cells in use, of a search."""
 
 from __future__ import annotations
 
@@ -26,3 +26,15 @@ def lowest_cell(cells):
     """The lowest bit that is set, and its number."""
     lowest = cells & (-cells)
     return lowest, (tl.log2(lowest.to(tl.float32)) + 0.5).to(tl.int32)
+
+
+@triton.jit
+def first_not_below(keys_ptr, query, inside, low, high, steps):
+    """Binary search in ascending keys: the first place from ``low`` on, up to ``high``, whose key is not below."""
+    for _ in range(steps):
+        middle = (low + high) >> 1
+        searching = inside & (low < high)
+        smaller = tl.load(keys_ptr + middle, mask=searching, other=0) < query
+        low = tl.where(searching & smaller, middle + 1, low)
+        high = tl.where(searching & (smaller == 0), middle, high)
+    return low
