@@ -6,7 +6,7 @@ graph can hold it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -119,15 +119,13 @@ class LevelTables:
         """The same level with a capacity of ``rows`` instead of N, more than there are real rows."""
         if rows == len(self.grid_coord):
             return self
-        return LevelTables(
-            self.grid_coord[:rows],
-            self.batch[:rows],
-            self.ends,
-            self.real,
-            {size: cells[:rows].clamp(max=rows) for size, cells in self.maps.items()},
-            None if self.permutation is None else self.permutation[:, :rows],
-            None if self.inverse is None else self.inverse[:, :rows],
-            self.stride,
+        return replace(
+            self,
+            grid_coord=self.grid_coord[:rows],
+            batch=self.batch[:rows],
+            maps={size: cells[:rows].clamp(max=rows) for size, cells in self.maps.items()},
+            permutation=None if self.permutation is None else self.permutation[:, :rows],
+            inverse=None if self.inverse is None else self.inverse[:, :rows],
         )
 
     def grid(self, orders: tuple[str, ...], choice: Tensor | None = None) -> FixedGrid:
@@ -158,7 +156,7 @@ class FixedGrid(VoxelGrid):
         self.duplicates: Duplicates | None = None
         self._neighbours = {size: alias(cells) for size, cells in tables.maps.items()}
         self._patches: dict[tuple[str, int], ops.PatchPlan] = {}
-        self._layouts: dict[int, _PatchLayout] = {}
+        self._patch_layouts: dict[int, _PatchLayout] = {}
 
     @property
     def counts(self) -> list[int]:  # type: ignore[override]
@@ -174,17 +172,14 @@ class FixedGrid(VoxelGrid):
         """(N,) bool, the rows that are no voxels."""
         return torch.arange(len(self), device=self.real.device) >= self.real
 
-    def patches(self, order: str, patch_size: int) -> ops.PatchPlan:
-        """Patches of ``patch_size`` points along ``order``, all of them short ones, see :class:`PatchPlan`."""
-        key = order, patch_size
-        if key not in self._patches:
-            if patch_size not in self._layouts:
-                self._layouts[patch_size] = _PatchLayout(self.ends, self.batch, patch_size)
-            layout = self._layouts[patch_size]
-            rows = self.permutations[order].index_select(0, layout.position)
-            slot = (self._inverse[order] + layout.shift).masked_fill_(self.padding, -1)
-            self._patches[key] = FixedPatchPlan(rows, slot, layout)
-        return self._patches[key]
+    def _patch_layout(self, patch_size: int) -> _PatchLayout:
+        return _PatchLayout(self.ends, self.batch, patch_size)
+
+    def _patch_plan(self, order: str, layout: _PatchLayout) -> ops.PatchPlan:
+        """All patches are short ones, see :class:`PatchPlan`."""
+        rows = self.permutations[order].index_select(0, layout.position)
+        slot = (self._inverse[order] + layout.shift).masked_fill_(self.padding, -1)
+        return FixedPatchPlan(rows, slot, layout)
 
     def neighbours(self, kernel_size: int) -> Tensor:
         """(N, kernel_size³) int32 neighbours of each voxel; the voxels must be distinct."""

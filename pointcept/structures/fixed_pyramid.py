@@ -169,11 +169,8 @@ class FixedPyramid:
             coord = self.levels[i].grid_coord.index_select(0, first.clamp(max=extents[i].capacity - 1)) >> climb
             permutation, inverse = map(extent.identity_in_padding, (above.octree.permutation, above.octree.inverse))
             coarse = {3: cells[i + 1].t().contiguous()}
-            stride = self.levels[i].stride << climb
-            tables = LevelTables(
-                coord, _scan(extent, above.ends), above.ends, extent.real, coarse, permutation, inverse
-            )
-            self.levels.append(replace(tables, stride=stride))
+            batch, stride = _scan(extent, above.ends), self.levels[i].stride << climb
+            self.levels.append(LevelTables(coord, batch, above.ends, extent.real, coarse, permutation, inverse, stride))
             self.poolings.append(pooling)
         self.copies: CopyTables | None = None
         self.distinct_pooling = self.poolings[0] if self.poolings else None

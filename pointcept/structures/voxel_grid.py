@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pointcept.ops import api as ops
+from pointcept.structures.octree_plan import level_shifts, per_scan
 from pointcept.utils.errors import DataError, did_you_mean
 
 
@@ -160,7 +162,7 @@ class VoxelGrid:
         self.stride = stride
         self.duplicates: Duplicates | None = None
         self._inverse: dict[str, Tensor] = {}
-        self._patch_layouts: dict[int, ops.PatchLayout] = {}
+        self._patch_layouts: dict[int, Any] = {}
         self._patches: dict[tuple[str, int], ops.PatchPlan] = {}
         self._neighbours: dict[int, Tensor] = {}
 
@@ -181,10 +183,16 @@ class VoxelGrid:
         key = (order, patch_size)
         if key not in self._patches:
             if patch_size not in self._patch_layouts:
-                self._patch_layouts[patch_size] = ops.patch_layout(self.batch, self.counts, patch_size)
-            layout = self._patch_layouts[patch_size]
-            self._patches[key] = ops.patch_plan(self.permutations[order], self.inverse(order), layout)
+                self._patch_layouts[patch_size] = self._patch_layout(patch_size)
+            self._patches[key] = self._patch_plan(order, self._patch_layouts[patch_size])
         return self._patches[key]
+
+    def _patch_layout(self, patch_size: int) -> Any:
+        """What the patches of all orders have in common."""
+        return ops.patch_layout(self.batch, self.counts, patch_size)
+
+    def _patch_plan(self, order: str, layout: Any) -> ops.PatchPlan:
+        return ops.patch_plan(self.permutations[order], self.inverse(order), layout)
 
     def neighbours(self, kernel_size: int) -> Tensor:
         """(N, kernel_size³) int32 neighbours of each voxel; the voxels must be distinct."""
@@ -274,7 +282,7 @@ class GridPyramid:
         grid_coord = grid_coord.long()
         extremes = torch.stack([grid_coord.amin(), grid_coord.amax()])
         *ends, lowest, largest = torch.cat([offset.to(extremes), extremes]).tolist()
-        counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        counts = per_scan(ends)
         self._check(len(grid_coord), counts, lowest, largest)
         depth = max(1, (largest + 1).bit_length())
         offset = offset.to(grid_coord)
@@ -308,13 +316,12 @@ class GridPyramid:
 
     def _build(self, finest: VoxelGrid, offset: Tensor, depth: int) -> tuple[list[VoxelGrid], list[Pooling]]:
         first = self.orders[0]
-        climbs = [s.bit_length() - 1 for s in self.strides]
-        shifts = torch.tensor(climbs).cumsum(0).tolist()
+        shifts = level_shifts(self.strides)
         code = finest.codes[first].index_select(0, finest.permutations[first])
-        at_level = torch.stack([code >> (3 * min(shift, depth)) for shift in [0, *shifts]])
+        at_level = torch.stack([code >> (3 * min(shift, depth)) for shift in shifts])
         number = _running_number(at_level)
         last = (number.index_select(1, offset - 1) + 1).tolist()  # number of clusters up to the end of each scan
-        counts = [[b - a for a, b in zip([0, *row], row, strict=False)] for row in last]
+        counts = [per_scan(ends) for ends in last]
         if sum(counts[0]) < len(finest):
             distinct, pooling = finest.coarsen(first, 0, counts[0])
             finest.duplicates = Duplicates(
@@ -323,7 +330,7 @@ class GridPyramid:
                 representative=pooling.permutation[pooling.lengths.cumsum(0) - pooling.lengths],
             )
         levels, poolings, climbed = [finest], [], 0
-        for shift, level_counts in zip(shifts, counts[1:], strict=True):
+        for shift, level_counts in zip(shifts[1:], counts[1:], strict=True):
             shift = min(shift, depth)
             coarse, pooling = levels[-1].coarsen(first, shift - climbed, level_counts)
             climbed = shift

@@ -111,8 +111,7 @@ class _Mlp(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grads1, grads2, biases1 = [], [], []
-        whole = [slice(0, len(x))]
-        for rows in whole if kept is not None else _parts(len(x), len(weight1) * x.element_size()):
+        for rows in [slice(len(x))] if kept is not None else _parts(len(x), len(weight1) * x.element_size()):
             hidden = F.linear(x[rows], weight1, bias1.to(x.dtype)) if kept is None else kept
             grad_hidden = grad[rows] @ weight2
             active, grad_bias1 = _gelu_backward(hidden, grad_hidden, bias1.dtype)
