@@ -100,6 +100,14 @@ class FakeDataset:
         path.write_text(str(len(list(path.parent.iterdir()))))
 
 
+@DATASETS.register_module("BrokenDataset")
+class BrokenDataset(FakeDataset):
+    """Every sample fails, in a loading process too: what a test patches does not reach those."""
+
+    def _tensors(self, coord: np.ndarray) -> dict[str, torch.Tensor]:
+        raise IndexError("index 3 is out of bounds")
+
+
 @MODELS.register_module("FakeModel")
 class FakeModel(nn.Module):
     """Two layers with dropout, and a loss of two terms."""

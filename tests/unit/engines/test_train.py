@@ -277,10 +277,20 @@ def test_optimizer_is_required_for_training(tmp_path: Path) -> None:
         make_trainer(make_config(tmp_path, optimizer=None))
 
 
-def test_an_error_names_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: fakes.FakeDataset, coord: Any) -> Any:
-        raise IndexError("index 3 is out of bounds")
-
-    monkeypatch.setattr(fakes.FakeDataset, "_tensors", broken)
+def test_an_error_names_the_sample(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, num_worker=1)
+    cfg.data.train.type = "BrokenDataset"
     with pytest.raises(RuntimeError, match=r"sample \d \(scan\d\), seed \d+: IndexError: index 3"):
+        run(cfg)
+
+
+def test_a_data_set_that_cannot_be_pickled_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fakes.FakeDataset.__init__
+
+    def broken(self: fakes.FakeDataset, *args: Any, **kwargs: Any) -> None:
+        whole(self, *args, **kwargs)
+        self.note = lambda: None
+
+    monkeypatch.setattr(fakes.FakeDataset, "__init__", broken)
+    with pytest.raises(ConfigError, match=r"FakeDataset cannot be sent to loading processes .* or set num_worker=0"):
         run(make_config(tmp_path, num_worker=1))

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import fakes  # noqa: F401
+import fakes
 import torch
 
+from pointcept.engines.data import scan_loader
 from pointcept.engines.defaults import default_setup
 from pointcept.engines.train import DefaultTrainer, build_trainer
 from pointcept.utils import comm
@@ -40,3 +41,19 @@ def fail(cfg: Any) -> None:
 def say_rank(cfg: Any) -> None:
     """Write the number of this process and what torchrun told it."""
     (Path(cfg) / f"rank{comm.rank()}").write_text(f"{comm.world_size()} {os.environ['LOCAL_RANK']}")
+
+
+class Parents(fakes.FakeDataset):
+    """Each sample is the process that started the loading process."""
+
+    def __getitem__(self, draw: Any) -> Any:
+        return os.getppid()
+
+
+def load(cfg: Any) -> None:
+    """Write down which processes started the workers of two loaders, and this process."""
+    parents: set[int] = set()
+    for loader in (scan_loader(Parents(), cfg), scan_loader(Parents(), cfg)):
+        parents.update(loader)
+        loader.close()
+    Path(cfg.save_path, f"rank{comm.rank()}").write_text(f"{os.getpid()} {' '.join(map(str, parents))}")
