@@ -314,8 +314,11 @@ class Planner:
         study, entry = self.study, self.study.rows[row]
         scenes = {entry.train_scenes: study.scenes_to_train(fold), entry.val_scenes: list(study.folds[fold])}
         options = {**study.options, **entry.options, **self.options, **scenes}
-        cfg = load_config(study.path.parent / entry.config, options)
         where = f"{study.path}: rows: {row}"
+        try:
+            cfg = load_config(study.path.parent / entry.config, options)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
         if (cfg.model.get("type") == "Distiller") != (entry.teacher is not None):
             raise ConfigError(
                 f"{where}: {entry.config} trains a {cfg.model.get('type')}: a Distiller, and nothing else, needs "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pointcept.engines.ablation import spread
+from pointcept.engines import ablation
 from pointcept.engines.study.jobs import finished
 from pointcept.engines.study.plan import Run
 from pointcept.evaluation import ConfusionMatrix, Metrics
@@ -28,7 +29,7 @@ class Measured:
         ranges: where the distance from the sensor is cut [m].
         folds: those that were asked for and have a scene that counts.
         counts: row -> seed -> fold -> (R, K, K), one confusion matrix per range, over the scenes of the fold.
-        scans: fold -> how many.
+        scans: scene -> how many.
         seconds: row -> of each finished run, the last process of those that were interrupted.
         missing: names of the runs without a result.
         made_with: commits, versions of torch and devices of the runs.
@@ -38,7 +39,7 @@ class Measured:
     ranges: list[float]
     folds: list[int]
     counts: dict[str, Counts]
-    scans: dict[int, int]
+    scans: dict[str, int]
     seconds: dict[str, list[float]]
     missing: list[str]
     made_with: dict[str, list[str]]
@@ -86,7 +87,7 @@ def collect(runs: Sequence[Run], leave_out: Iterable[str] = ()) -> Measured:
         ranges=first["ranges"],
         folds=folds,
         counts=counts,
-        scans={run.fold: result["scans"] for run, result in there},
+        scans={scene: number for _, result in there for scene, number in result["scans"].items() if scene not in out},
         seconds=seconds,
         missing=[name for name, result in results.items() if result is None],
         made_with={key: sorted({str(result[key]) for _, result in there}) for key in ("commit", "torch", "device")},
@@ -139,7 +140,7 @@ def _row(measured: Measured, row: str) -> dict[str, Any]:
     """The figures of a row; pooled ones over its complete seeds."""
     seeds = measured.complete_seeds(row)
     by_fold = [
-        spread([float(mean_iou(own[fold].sum(0))) for own in measured.counts[row].values() if fold in own])
+        spread(float(mean_iou(own[fold].sum(0))) for own in measured.counts[row].values() if fold in own)
         for fold in measured.folds
     ]
     entry: dict[str, Any] = {
@@ -154,14 +155,14 @@ def _row(measured: Measured, row: str) -> dict[str, Any]:
     metrics = [_metrics(counts.sum(0), measured.names) for counts in pooled]
     present = metrics[0].present()
     entry.update(
-        miou=spread([m.miou_present for m in metrics]),
-        accuracy=spread([m.all_acc for m in metrics]),
+        miou=spread(m.miou_present for m in metrics),
+        accuracy=spread(m.all_acc for m in metrics),
         classes=sum(present),
-        iou={name: spread([m.iou[i] for m in metrics]) for i, name in enumerate(measured.names) if present[i]},
+        iou={name: spread(m.iou[i] for m in metrics) for i, name in enumerate(measured.names) if present[i]},
         points=dict(zip(measured.names, metrics[0].target_count, strict=True)),
         by_range=[
             {
-                "miou": spread([float(value) for value in mean_iou(pooled[:, part])]),
+                "miou": spread(mean_iou(pooled[:, part])),
                 "classes": int((pooled[0, part].sum(1) > 0).sum()),
                 "points": int(pooled[0, part].sum()),
             }
@@ -170,6 +171,11 @@ def _row(measured: Measured, row: str) -> dict[str, Any]:
         confusion=pooled.sum((0, 1)).tolist(),
     )
     return entry
+
+
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """n, mean and standard deviation of those values that are numbers."""
+    return ablation.spread([float(value) for value in values if math.isfinite(value)])
 
 
 def _metrics(counts: np.ndarray, names: Sequence[str]) -> Metrics:
@@ -193,5 +199,5 @@ def _difference(measured: Measured, row: str, baseline: str) -> dict[str, Any]:
     if seeds:
         a, b = (measured.stack(name, seeds).sum(2) for name in (row, baseline))
         pooled = mean_iou(a.sum(1)) - mean_iou(b.sum(1))
-        entry.update(seeds=seeds, pooled=spread(pooled.tolist()), p_pooled=swap_p(a, b))
+        entry.update(seeds=seeds, pooled=spread(pooled), p_pooled=swap_p(a, b))
     return entry

@@ -55,8 +55,11 @@ def work(run: Run) -> None:
         write_text_atomic(run.folder / MARK, run.fingerprint)
         trainer = build_trainer(cfg)
         assert isinstance(trainer, DefaultTrainer)
+        datasets = {scene: build_scene(run, scene) for scene in run.scenes}
+        _check_unseen(trainer.train_set, datasets)
         trainer.train()
-        matrices = {str(scene): predict(run, scene, deployable(trainer.network)) for scene in run.scenes}
+        network = deployable(trainer.network)
+        matrices = {str(scene): predict(run, dataset, network) for scene, dataset in datasets.items()}
         save_atomically({"state_dict": compact(deployable(trainer.network).state_dict())}, run.weights)
         record(run, matrices, trainer.iteration, time.perf_counter() - start)
         last.unlink(missing_ok=True)  # the state of optimizer and samplers, which nobody goes on from
@@ -83,13 +86,40 @@ def _mark(folder: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-@torch.no_grad()
-def predict(run: Run, scene: Any, model: nn.Module) -> list[ConfusionMatrix]:
+def build_scene(run: Run, scene: Any) -> Any:
+    """The data set of one scene to predict: ``data.val`` with that scene alone."""
+    return build_dataset(apply_options(run.config.to_dict(), {run.val_scenes: [scene]})["data"]["val"])
+
+
+def _check_unseen(train_set: Any, datasets: Mapping[Any, Any]) -> None:
+    """Check that no scan to predict is one to train on.
+
+    Raises:
+        ConfigError: a scene shares scans with the training data.
+    """
+    seen = _scans(train_set)
+    for scene, dataset in datasets.items():
+        shared = seen & _scans(dataset)
+        if shared:
+            raise ConfigError(
+                f"{len(shared)} scans of scene {scene}, which is to be predicted, are in the training data: check "
+                "train_scenes and val_scenes of the row"
+            )
+
+
+def _scans(dataset: Any) -> set[str]:
+    """What a data set reads, in words; of a joint one what its parts read."""
+    if hasattr(dataset, "datasets"):
+        return set().union(*map(_scans, dataset.datasets))
+    return {str(entry) for entry in dataset.data_list}
+
+
+def predict(run: Run, dataset: Any, model: nn.Module) -> list[ConfusionMatrix]:
     """Quick evaluation of one scene.
 
     Args:
-        run: says how the scenes of ``data.val`` are chosen, and the ranges.
-        scene: one of them.
+        run: gives the ranges, and the config for precision and loading.
+        dataset: of the scene.
         model: on the device.
 
     Returns:
@@ -98,9 +128,7 @@ def predict(run: Run, scene: Any, model: nn.Module) -> list[ConfusionMatrix]:
     Raises:
         DataError: the scene has no labels.
     """
-    section = apply_options(run.config.to_dict(), {run.val_scenes: [scene]})["data"]["val"]
-    dataset = build_dataset(section)
-    cuts = torch.tensor(run.ranges, device=device.get_device())
+    cuts = torch.tensor(run.ranges, dtype=torch.float32, device=device.get_device())
     matrices = [
         ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
         for _ in range(len(run.ranges) + 1)
@@ -110,7 +138,7 @@ def predict(run: Run, scene: Any, model: nn.Module) -> list[ConfusionMatrix]:
         for batch in loader:
             batch = device.move(batch, device.get_device())
             if "segment" not in batch:
-                raise DataError(f"scene {scene} has no labels, so it cannot judge")
+                raise DataError("a scene to predict has no labels: Collect the key 'segment' in data.val")
             rows, target = judged_points(batch)
             pred = forward(model, batch, Precision.of(run.config))["seg_logits"].argmax(dim=1)[rows]
             part = torch.bucketize(batch["coord"][rows][:, :2].norm(dim=1), cuts)
@@ -155,7 +183,7 @@ def record(run: Run, matrices: Mapping[str, list[ConfusionMatrix]], iterations: 
         "iterations": iterations,
         "seconds": round(seconds, 1),
         "resumed": run.config.resume,
-        "scans": pooled.num_scans,
+        "scans": {scene: parts[0].num_scans for scene, parts in matrices.items()},
         "commit": environment["git"]["commit"],
         "torch": environment["torch"],
         "device": environment.get("device"),
