@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,6 +100,11 @@ def test_a_student_has_the_teacher_of_its_fold(plan: Callable[..., Planner]) -> 
         assert run.config.model.teacher_weight == str(run.teacher.weights)
         assert run.config.model.teacher.backbone.drop_path == 0.7
     assert planner.run("seg", 0, 0).teacher is None
+    again = f'rows = dict(again=dict(config="{KITTI}/small_distill_kld.py", teacher="kld"), '
+    chain = plan(("rows = dict(", again)).run("again", 2, 1)
+    assert [run.name for run in left_to_do([chain])] == ["teacher.fold2.seed4", "kld.fold2.seed0", "again.fold2.seed1"]
+    assert chain.teacher is not None
+    assert chain.config.model.teacher == chain.teacher.config.model.student
     first = plan((", teacher_seed=4", "")).run("kld", 0, 1)
     assert first.teacher is not None
     assert first.teacher.seed == 3
@@ -328,9 +335,6 @@ def test_results_of_another_recipe_and_missing_weights(plan: Callable[..., Plann
 def test_jobs_share_gpus_and_cores(
     plan: Callable[..., Planner], monkeypatch: pytest.MonkeyPatch, visible: str | None
 ) -> None:
-    import io
-    import pickle
-
     seen: list[tuple[dict[str, str], Any]] = []
 
     class Popen:
