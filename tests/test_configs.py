@@ -17,6 +17,7 @@ import pointcept.models  # noqa: F401
 from pointcept.datasets import DATASETS
 from pointcept.datasets.label_space import label_space
 from pointcept.engines.defaults import load_config
+from pointcept.engines.study.plan import Planner, load_study
 from pointcept.evaluation import ConfusionMatrix
 from pointcept.models import Distiller, build_inference_model, build_model
 from pointcept.utils.config import Config
@@ -25,7 +26,8 @@ from pointcept.utils.registry import registries
 from tests.paths import CONFIGS, REPO
 
 MAX_LINES = 30
-EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_")
+EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in ("_base_", "studies"))
+STUDIES = sorted(CONFIGS.glob("studies/*.py"))
 IDS = [f"{path.parent.name}/{path.stem}" for path in EXPERIMENTS]
 DISTILLATIONS = [path for path in EXPERIMENTS if "Distiller" in path.read_text()]
 
@@ -73,6 +75,24 @@ def test_a_config_is_short_and_whole(path: Path, tmp_path: Path, monkeypatch: py
     moved = load_config(path, {"data_root": "/elsewhere"})
     assert {moved.data[split].data_root for split in ("train", "val", "test")} == {"/elsewhere"}
     assert cfg.save_path == f"exp/{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_is_short_and_whole(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= MAX_LINES
+    assert lines[0].startswith("#"), "the first line says what the study is"
+    monkeypatch.chdir(tmp_path)
+    study = load_study(path)
+    assert study.save_path == f"exp/studies/{path.stem}"
+    runs = Planner(study, {"data_root": "/elsewhere"}).runs()
+    assert {(run.row, run.fold) for run in runs} == {(row, k) for row in study.rows for k in range(len(study.folds))}
+    for run in runs:
+        assert run.config.data.train.data_root == "/elsewhere"
+        assert not set(map(str, run.scenes)) & set(map(str, run.config.data.train.sequences))
+        if run.teacher is not None:
+            assert run.config.model.teacher == run.teacher.config.model
+            assert run.config.model.teacher_weight == str(run.teacher.weights)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=IDS)

@@ -66,10 +66,8 @@ def evaluate_quick(
                 raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
             output = forward(model, batch, precision)
             count = len(batch["offset"])
-            pred, target = output["seg_logits"].argmax(dim=1), batch["segment"]
-            if "inverse" in batch and "origin_segment" in batch:
-                pred, target = pred[batch["inverse"]], batch["origin_segment"]
-            matrix.update(pred, target, count)
+            rows, target = judged_points(batch)
+            matrix.update(output["seg_logits"].argmax(dim=1)[rows], target, count)
             scans += count
             if "loss" in output:
                 for name, value in {"loss": output["loss"], **output.get("losses", {})}.items():
@@ -78,6 +76,17 @@ def evaluate_quick(
         model.train(training)
     matrix.all_reduce()
     return matrix.compute(), _mean_losses(sums, scans)
+
+
+def judged_points(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | slice, torch.Tensor]:
+    """The voxel of each point that counts, and its class: all points of the scans where the batch has them.
+
+    Args:
+        batch: collated by ``collate_val``, with ``segment``.
+    """
+    if "inverse" in batch and "origin_segment" in batch:
+        return batch["inverse"], batch["origin_segment"]
+    return slice(None), batch["segment"]
 
 
 def _mean_losses(sums: Mapping[str, torch.Tensor], scans: int) -> dict[str, float]:

@@ -91,7 +91,7 @@ def report_dict(metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = 
     clash = report.keys() & (extra or {}).keys()
     if clash:
         raise ValueError(f"extra: got {sorted(clash)}, which are names of the report itself")
-    plain: dict[str, Any] = _without_nan({**report, **(extra or {})})
+    plain: dict[str, Any] = without_nan({**report, **(extra or {})})
     return plain
 
 
@@ -135,9 +135,10 @@ def align(rows: list[list[str]], rule_above: int) -> list[str]:
     return [lines[0], rule, *lines[1:rule_above], rule, *lines[rule_above:]]
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same dicts and lists with None for numbers that JSON does not know."""
     if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
