@@ -12,7 +12,7 @@ from torch import nn
 
 from pointcept.engines.data import sample_name
 from pointcept.engines.inference import Precision, forward
-from pointcept.engines.scores import describe, not_finite, spoiled
+from pointcept.engines.scores import network_name, not_finite, spoiled
 from pointcept.evaluation import ConfusionMatrix, Metrics
 from pointcept.utils import comm, device
 from pointcept.utils.errors import DataError
@@ -81,7 +81,7 @@ def evaluate_quick(
                 pred, target = pred[batch["inverse"]], batch["origin_segment"]
             matrix.update(pred, target, count)
             if bad.any():  # the matrix has waited for the device already
-                error = not_finite(int(bad.sum()), len(bad), network or describe(model), precision.hint)
+                error = not_finite(int(bad.sum()), len(bad), network or network_name(model), precision.hint)
                 raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
             scans += count
             if "loss" in output:
@@ -107,5 +107,5 @@ def _mean_losses(sums: Mapping[str, torch.Tensor], scans: int) -> dict[str, floa
     means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in names}
     wrong = [f"{name} {mean}" for name, mean in means.items() if not math.isfinite(mean)]
     if wrong:
-        raise FloatingPointError(f"losses of the evaluation are not finite, although all scores are: {', '.join(wrong)}")
+        raise FloatingPointError(f"evaluation: losses are not finite, although all scores are: {', '.join(wrong)}")
     return means

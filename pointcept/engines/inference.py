@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.datasets import collate_fn
-from pointcept.engines.scores import advice, describe, not_finite, spoiled
+from pointcept.engines.scores import advice, network_name, not_finite, spoiled
 from pointcept.utils import device
 from pointcept.utils.errors import DataError
 
@@ -107,7 +107,7 @@ def vote(
     sums = votes.sum(dim=1)
     bad, missed = torch.stack([sums.isnan().sum(), (sums < 0.5).sum()]).tolist()
     if bad:
-        raise not_finite(bad, num_points, network or describe(model), precision.hint)
+        raise not_finite(bad, num_points, network or network_name(model), precision.hint)
     if missed:
         raise DataError(f"{missed} of {num_points} points are in no fragment: check test_cfg.voxelize and crop")
     return votes

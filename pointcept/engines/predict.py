@@ -28,7 +28,7 @@ from pointcept.engines.deploy.engine import InferenceEngine
 from pointcept.engines.deploy.files import predict_with_engine
 from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.engines.inference import Precision, predict_scan
-from pointcept.engines.scores import describe
+from pointcept.engines.scores import network_name
 from pointcept.models import build_inference_model
 from pointcept.ops import backend
 from pointcept.utils import device
@@ -139,7 +139,7 @@ def predict_files(model: nn.Module, scans: ScanFiles, cfg: Any) -> Iterator[np.n
         FloatingPointError: scores of a file are NaN or infinite.
     """
     batch_size, precision = per_process(cfg.batch_size_test, "batch_size_test"), Precision.of(cfg)
-    network = describe(model, cfg.weight)
+    network = network_name(model, cfg.weight)
     for index, sample in enumerate(scan_loader(scans, cfg)):
         pred = predict_scan(model, sample, batch_size, precision, network).pred
         yield scans.full_prediction(index, pred.cpu().numpy())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-def describe(model: nn.Module, weight: str | Path | None = None) -> str:
+def network_name(model: nn.Module, weight: str | Path | None = None) -> str:
     """A network in messages: its type, that of its backbone, and the file of its weights."""
     backbone = getattr(model, "backbone", None)
     name = type(model).__name__ + (f" with {type(backbone).__name__}" if backbone is not None else "")
@@ -36,7 +36,7 @@ def not_finite(rows: int, of: int, network: str, hint: str) -> FloatingPointErro
     Args:
         rows: how many points.
         of: of how many.
-        network: see :func:`describe`.
+        network: see :func:`network_name`.
         hint: see :func:`advice`.
     """
     return FloatingPointError(f"{rows} of {of} points have scores that are NaN or infinite from {network}: {hint}")

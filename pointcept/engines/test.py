@@ -16,7 +16,7 @@ from pointcept.datasets.submission import write_npy
 from pointcept.engines.data import Loader, check_classes, eval_loader, per_process, scan_loader
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
-from pointcept.engines.scores import describe
+from pointcept.engines.scores import network_name
 from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, report_file, write_report
 from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
@@ -92,7 +92,7 @@ class SemSegTester:
             load_weights(model, self.weight)
         self.model = model.to(device.get_device()).eval()
         self.precision = Precision.of(cfg)
-        self.network = describe(model, self.weight)
+        self.network = network_name(model, self.weight)
 
     @property
     def kind(self) -> Kind:

@@ -22,7 +22,7 @@ from pointcept.engines.deploy.folding import Target
 from pointcept.engines.deploy.network_graphed import GraphedSegmentor
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
 from pointcept.engines.deploy.preprocessing import Preprocessing
-from pointcept.engines.scores import advice, check_scores, describe
+from pointcept.engines.scores import advice, check_scores, network_name
 from pointcept.models import build_inference_model
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentorV2, Segmentor
@@ -75,7 +75,7 @@ class InferenceEngine:
         if self.dtype not in DTYPES.values():
             raise ConfigError(f"inference engine: dtype {self.dtype}: {did_you_mean(str(self.dtype), DTYPES)}")
         self.preprocessing = preprocessing
-        self._name = f"the inference engine of {describe(model, weight)}"
+        self._name = f"the inference engine of {network_name(model, weight)}"
         damaged = damage(model.state_dict())
         if damaged is not None:
             raise CheckpointError(f"{self._name}: {damaged}")
@@ -187,4 +187,6 @@ def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegment
         return CapturedPTv3(DeployedPTv3(backbone, model.seg_head, target), target.device)
     if isinstance(model, Segmentor) and not isinstance(backbone, PointTransformerV3):
         return GraphedSegmentor(model, target)
-    raise ConfigError(f"the inference engine supports segmentors, got {describe(model)}; other networks run without it")
+    raise ConfigError(
+        f"the inference engine supports segmentors, got {network_name(model)}; other networks run without it"
+    )

@@ -107,7 +107,9 @@ def test_resume_refuses_values_that_are_not_finite(tmp_path: Path, where: str) -
     run(make_config(tmp_path))
     path = tmp_path / "model" / "model_last.pth"
     content = torch.load(path, weights_only=False)
-    tensor = content["state_dict"]["seg_head.bias"] if where == "state_dict" else content["optimizer"]["state"][0]["exp_avg"]
+    tensor = (
+        content["state_dict"]["seg_head.bias"] if where == "state_dict" else content["optimizer"]["state"][0]["exp_avg"]
+    )
     tensor.view(-1)[0] = float("nan")
     torch.save(content, path)
     entry = r"seg_head\.bias \(1 of 3" if where == "state_dict" else r"0\.exp_avg \(1 of 48"
