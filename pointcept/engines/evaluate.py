@@ -81,7 +81,7 @@ def evaluate_quick(
                 pred, target = pred[batch["inverse"]], batch["origin_segment"]
             matrix.update(pred, target, count)
             if bad.any():  # the matrix has waited for the device already
-                error = not_finite(int(bad.sum()), len(bad), network or network_name(model), precision.hint)
+                error = not_finite(int(bad.sum()), f"{len(bad)} voxels", network or network_name(model), precision.hint)
                 raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
             scans += count
             if "loss" in output:

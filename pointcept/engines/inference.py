@@ -107,7 +107,7 @@ def vote(
     sums = votes.sum(dim=1)
     bad, missed = torch.stack([sums.isnan().sum(), (sums < 0.5).sum()]).tolist()
     if bad:
-        raise not_finite(bad, num_points, network or network_name(model), precision.hint)
+        raise not_finite(bad, f"{num_points} points", network or network_name(model), precision.hint)
     if missed:
         raise DataError(f"{missed} of {num_points} points are in no fragment: check test_cfg.voxelize and crop")
     return votes

@@ -5,6 +5,7 @@ An infinite score is refused as NaN is, -inf too: out of half precision both com
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -30,25 +31,24 @@ def advice(dtype: torch.dtype, remedy: str) -> str:
     return "look at the weights and at the features of the points"
 
 
-def not_finite(rows: int, of: int, network: str, hint: str) -> FloatingPointError:
-    """The error for ``rows`` of the ``of`` points whose scores are not finite.
+def not_finite(rows: int, of: str, network: str, hint: str) -> FloatingPointError:
+    """The error for rows whose scores are not finite.
 
     Args:
-        rows: how many points.
-        of: of how many.
+        rows: how many.
+        of: of how many and what they are, ``"120 points"``.
         network: see :func:`network_name`.
         hint: see :func:`advice`.
     """
-    return FloatingPointError(f"{rows} of {of} points have scores that are NaN or infinite from {network}: {hint}")
+    return FloatingPointError(f"{rows} of {of} have scores that are NaN or infinite from {network}: {hint}")
 
 
 def check_scores(scores: Tensor, network: str, hint: str) -> Tensor:
-    """Return ``scores`` (N, K) once they are known to be finite; the host waits for them.
+    """Return ``scores`` (N, K) of N voxels once they are known to be finite; the host waits for them.
 
     Raises:
         FloatingPointError: NaN or infinity.
     """
-    total = float((scores * 0).sum())  # 0, or NaN: two kernels and one number
-    if total != total:
-        raise not_finite(int(spoiled(scores).isnan().sum()), len(scores), network, hint)
+    if math.isnan(float((scores * 0).sum())):  # two kernels and one number
+        raise not_finite(int(spoiled(scores).isnan().sum()), f"{len(scores)} voxels", network, hint)
     return scores

@@ -141,7 +141,8 @@ def damaged_entries(state: Mapping[str, torch.Tensor]) -> list[str]:
     Returns:
         ``["seg_head.bias (1 of 19 values)"]``: those with NaN or infinity, or ``running_var`` below 0.
     """
-    good = {key: _good(key, value) for key, value in state.items() if value.is_floating_point()}
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}  # extra state may be any
+    good = {key: _good(key, value) for key, value in tensors.items() if value.is_floating_point()}
     if not good:
         return []
     flags = [mask.all() for mask in good.values()]

@@ -359,9 +359,7 @@ def test_scores_that_are_not_finite(
     ):
         assert outcome.code == 1, outcome.out
         (line,) = outcome.err.splitlines()
-        assert re.search(rf"^error: .*{scan}.*: \d+ of \d+ points have scores that are NaN or infinite from", line), (
-            line
-        )
+        assert re.search(rf"^error: .*{scan}.*: \d+ of \d+ (points|voxels) have scores that are NaN", line), line
         assert network in line
     assert not (tmp_path / "out").exists()
     assert {p.name for p in (tmp_path / "run" / "result").iterdir()} == {"config.py", "environment.json"}, "the record"

@@ -187,6 +187,5 @@ def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegment
         return CapturedPTv3(DeployedPTv3(backbone, model.seg_head, target), target.device)
     if isinstance(model, Segmentor) and not isinstance(backbone, PointTransformerV3):
         return GraphedSegmentor(model, target)
-    raise ConfigError(
-        f"the inference engine supports segmentors, got {network_name(model)}; other networks run without it"
-    )
+    got = network_name(model)
+    raise ConfigError(f"the inference engine supports segmentors, got {got}; other networks run without it")

@@ -67,7 +67,7 @@ def test_rows_are_told_apart(value: float, dtype: torch.dtype) -> None:
     assert check_scores(scores, "a network", "") is scores
     scores[3, 2] = scores[8, 0] = value
     assert spoiled(scores).isnan().nonzero().flatten().tolist() == [3, 8]
-    with pytest.raises(FloatingPointError, match="2 of 10 points have scores that are NaN or infinite from a network"):
+    with pytest.raises(FloatingPointError, match="2 of 10 voxels have scores that are NaN or infinite from a network"):
         check_scores(scores, "a network", "")
 
 
@@ -98,7 +98,7 @@ def test_quick_evaluation_names_the_scan(tmp_path: Path, value: float) -> None:
     dataset = fakes.FakeDataset(full_resolution=True)
     loader = eval_loader(dataset, fakes.make_config(tmp_path, batch_size_val=3))
     model = OneBadScore(value, call=1, row=43 + 44 + 2).train()
-    with pytest.raises(FloatingPointError, match=r"sample 5 \(scan5\): 1 of 132 points have scores .* OneBadScore"):
+    with pytest.raises(FloatingPointError, match=r"sample 5 \(scan5\): 1 of 132 voxels have scores .* OneBadScore"):
         evaluate_quick(model, loader, dataset, Precision())
     assert model.training
 
@@ -123,7 +123,7 @@ def test_the_tester_writes_nothing(
     cfg.data.test.labels = labels
     assert exit_code(lambda: build_tester(cfg).test()) == 1  # type: ignore[arg-type, return-value]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: sample 0 (scan0): 40 of 40 points" if quick else "error: scan0: 40 of 40 points")
+    assert line.startswith("error: sample 0 (scan0): 40 of 40 voxels" if quick else "error: scan0: 40 of 40 points")
     assert f"from FakeModel ({weight})" in line
     assert not (tmp_path / "result").exists()
 

@@ -193,7 +193,7 @@ def test_scores_that_are_not_finite(make_model, sweep, device, config, value):
         n = len(batch["feat"])
         engine.predict(points)
         spoil(engine, value)
-        words = rf"{n} of {n} points have scores that are NaN or infinite from the inference engine of .* \(a\.pth\): "
+        words = rf"{n} of {n} voxels have scores that are NaN or infinite from the inference engine of .* \(a\.pth\): "
         for call in (lambda e=engine: e.predict(points), lambda e=engine, b=batch: e.logits(**b)):
             with pytest.raises(FloatingPointError, match=words):
                 call()
@@ -212,7 +212,7 @@ def test_one_nan_anywhere_in_the_network_reaches_the_scores(make_model, sweep, d
     for _, bias in (*layers, network.poolings[0].proj, network.unpoolings[0].below, network.unpoolings[0].skip):
         kept = bias[0].clone()
         bias[0] = np.nan
-        with pytest.raises(FloatingPointError, match="points have scores that are NaN or infinite"):
+        with pytest.raises(FloatingPointError, match="voxels have scores that are NaN or infinite"):
             engine.predict(points)
         bias[0] = kept
     engine.predict(points)
