@@ -162,7 +162,7 @@ def train_and_record(run: Config) -> None:
         best = getattr(trainer, "best_metric", -math.inf)
         result = {
             "config": fingerprint(run),
-            "last_quick": last.miou_present if last is not None else None,
+            "last_quick": last.miou_present if last is not None and math.isfinite(last.miou_present) else None,
             "best_quick": best if math.isfinite(best) else None,
             "precise": json.loads(precise.read_text())["miou_present_precise"] if precise.exists() else None,
             "seconds": round(time.perf_counter() - start, 1),

@@ -14,6 +14,7 @@ from pointcept.engines.sampler import draw_seed
 from pointcept.models import deployable
 from pointcept.utils import comm
 from pointcept.utils.checkpoint import (
+    damage,
     export_weights,
     extract_state_dict,
     load_state,
@@ -33,6 +34,8 @@ __all__ = ["FORMAT", "export_weights", "load_weights", "restore", "save", "snaps
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+LOWEST_SCALE = 2.0**-14
+"""Of gradients in float16; they would be above 1e9 if they overflowed with it."""
 PLAN_KEYS = ("samples", "batch_size", "accumulation", "total_steps", "eval_epoch")
 
 
@@ -84,31 +87,49 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
     return content
 
 
-def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Check that every floating-point tensor of a state dict is finite.
+def _check_finite(content: Mapping[str, Any]) -> None:
+    """Check what :func:`snapshot` returned: the state of the model, the optimizer's, and the scale of gradients.
 
     Raises:
-        FloatingPointError: the names of tensors with NaN or infinity.
+        FloatingPointError: the names of tensors with NaN or infinity; or gradients have been so in every step.
     """
-    floating = {key: value for key, value in state.items() if value.is_floating_point()}
-    if not floating:
-        return
-    good = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
-    bad = [key for key, fine in zip(floating, good, strict=True) if not fine]
-    if bad:
-        raise FloatingPointError(f"NaN or infinity in {len(bad)} entries of the model: {', '.join(bad[:10])}")
+    model = content.get("model_state", content["state_dict"])
+    for what, state in (("model", model), ("optimizer", _moments(content["optimizer"]))):
+        found = damage(state)
+        if found is not None:
+            raise FloatingPointError(
+                f"{what}: {found}. Nothing is saved; lower the learning rate, set clip_grad, or use "
+                "amp_dtype='bfloat16'"
+            )
+    # A scaler skips every step whose gradients are not finite, and halves its scale: nothing else shows that.
+    scale = content["scaler"].get("scale")
+    if scale is not None and scale < LOWEST_SCALE:
+        raise FloatingPointError(
+            f"the gradients are NaN or infinite in step after step, all of which were skipped: the scale of gradients "
+            f"has fallen to {scale:.1e}. Nothing is saved; use amp_dtype='bfloat16' or enable_amp=False"
+        )
+
+
+def _moments(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors in an optimizer's state by name."""
+    return {
+        f"{parameter}.{name}": value
+        for parameter, entry in state["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collective: bool = True) -> None:
-    """Check that losses and weights are finite, and write :func:`snapshot` to ``path`` (rank 0 writes).
+    """Check that losses, weights and moments are finite, and write :func:`snapshot` to ``path`` (rank 0 writes).
 
     Raises:
-        FloatingPointError: a loss since the last check, or a weight, is NaN or infinite; the file
-            at ``path`` stays as it was.
+        FloatingPointError: a loss since the last check, or a tensor of model or optimizer, is NaN or infinite, or
+            every step has been skipped; the file at ``path`` stays as it was.
     """
     trainer.check_losses()
     content = snapshot(trainer, epoch_done, collective)
-    check_finite(content.get("model_state", content["state_dict"]))
+    _check_finite(content)
     if comm.is_main_process():
         save_atomically(content, path)
     if collective:
@@ -122,8 +143,8 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
     state of dropout and the like is then seeded afresh.
 
     Raises:
-        CheckpointError: the file is missing or damaged, holds weights only, does not fit the
-            model, or belongs to a run with other data or another length.
+        CheckpointError: the file is missing or damaged, holds weights only or values that are not finite, does not
+            fit the model, or belongs to a run with other data or another length.
     """
     content = read_checkpoint(path)
     if not isinstance(content, Mapping) or "sampler" not in content or "optimizer" not in content:
@@ -133,6 +154,9 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
         )
     _check_plan(trainer, content, path)
     _restore_model(trainer.network, content, path)
+    damaged = damage(_moments(content["optimizer"]))
+    if damaged is not None:
+        raise CheckpointError(f"{path}: optimizer: {damaged}")
     try:
         trainer.optimizer.load_state_dict(content["optimizer"])
     except ValueError as error:

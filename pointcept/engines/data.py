@@ -70,11 +70,15 @@ class ReportingDataset(Dataset):
             raise RuntimeError(f"{self._name(draw)}: {type(error).__name__}: {error}") from error
 
     def _name(self, draw: Draw) -> str:
-        sample = f"sample {draw.index}"
-        scans = getattr(self.dataset, "data_list", None)
-        if scans and hasattr(self.dataset, "get_data_name"):
-            sample += f" ({self.dataset.get_data_name(draw.index % len(scans))})"
-        return f"{sample}, seed {draw.seed}"
+        return f"{sample_name(self.dataset, draw.index)}, seed {draw.seed}"
+
+
+def sample_name(dataset: Any, index: int) -> str:
+    """A sample in messages: its number and, where the data set knows it, the name of its scan."""
+    scans = getattr(dataset, "data_list", None)
+    if not scans or not hasattr(dataset, "get_data_name"):
+        return f"sample {index}"
+    return f"sample {index} ({dataset.get_data_name(index % len(scans))})"
 
 
 def _pickle(dataset: Any) -> bytes:

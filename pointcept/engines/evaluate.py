@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pointcept.engines.data import sample_name
 from pointcept.engines.inference import Precision, forward
+from pointcept.engines.scores import network_name, not_finite, spoiled
 from pointcept.evaluation import ConfusionMatrix, Metrics
 from pointcept.utils import comm, device
 from pointcept.utils.errors import DataError
@@ -35,7 +38,11 @@ class EvaluationResult:
 
 
 def evaluate_quick(
-    model: nn.Module, loader: Iterable[Mapping[str, Any]], dataset: Any, precision: Precision
+    model: nn.Module,
+    loader: Iterable[Mapping[str, Any]],
+    dataset: Any,
+    precision: Precision,
+    network: str | None = None,
 ) -> tuple[Metrics, dict[str, float]]:
     """Evaluate ``model`` on every batch of ``loader``, over all processes.
 
@@ -47,12 +54,14 @@ def evaluate_quick(
         loader: this process's batches, collated by ``collate_val``.
         dataset: gives ``names``, ``num_classes`` and ``ignore_index``.
         precision: of the forward pass.
+        network: what messages call the model.
 
     Returns:
         The metrics, and the mean losses weighted by scans.
 
     Raises:
         DataError: batches without labels.
+        FloatingPointError: scores or losses that are NaN or infinite.
     """
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
     sums: dict[str, torch.Tensor] = {}
@@ -65,9 +74,13 @@ def evaluate_quick(
             if "segment" not in batch:
                 raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
             output = forward(model, batch, precision)
+            bad = spoiled(output["seg_logits"]).isnan()
             count = len(batch["offset"])
             rows, target = judged_points(batch)
             matrix.update(output["seg_logits"].argmax(dim=1)[rows], target, count)
+            if bad.any():  # the matrix has waited for the device already
+                error = not_finite(int(bad.sum()), f"{len(bad)} voxels", network or network_name(model), precision.hint)
+                raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
             scans += count
             if "loss" in output:
                 for name, value in {"loss": output["loss"], **output.get("losses", {})}.items():
@@ -89,9 +102,19 @@ def judged_points(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | sli
     return slice(None), batch["segment"]
 
 
+def _name_of_first(bad: torch.Tensor, offset: torch.Tensor, scans: int, dataset: Any) -> str:
+    """The first scan with a ``bad`` row (N,) in a batch that came after ``scans`` others of this process."""
+    place = int(torch.searchsorted(offset, bad.nonzero()[0], right=True))
+    return sample_name(dataset, comm.rank() + (scans + place) * comm.world_size())  # as EvalSampler deals them out
+
+
 def _mean_losses(sums: Mapping[str, torch.Tensor], scans: int) -> dict[str, float]:
     # Objects, not a tensor: a process without scans does not know the names.
     parts = comm.gather_objects(({name: float(value) for name, value in sums.items()}, scans))
     total = sum(count for _, count in parts)
     names = dict.fromkeys(name for part, _ in parts for name in part)
-    return {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in names}
+    means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in names}
+    wrong = [f"{name} {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+    if wrong:
+        raise FloatingPointError(f"evaluation: losses are not finite, although all scores are: {', '.join(wrong)}")
+    return means

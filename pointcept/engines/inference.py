@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.datasets import collate_fn
+from pointcept.engines.scores import advice, network_name, not_finite, spoiled
 from pointcept.utils import device
 from pointcept.utils.errors import DataError
 
@@ -31,6 +32,12 @@ class Precision:
     def of(cls, cfg: Any) -> Precision:
         """The precision that ``enable_amp`` and ``amp_dtype`` of a config ask for."""
         return cls(cfg.enable_amp, device.amp_dtype(cfg.amp_dtype))
+
+    @property
+    def hint(self) -> str:
+        """What to try when scores are not finite."""
+        dtype = self.dtype if self.enabled else torch.float32
+        return advice(dtype, "enable_amp=False or amp_dtype='bfloat16'")
 
     def context(self) -> AbstractContextManager[Any]:
         """Autocast, or nothing."""
@@ -56,6 +63,7 @@ def vote(
     num_points: int,
     batch_size: int = 1,
     precision: Precision | None = None,
+    network: str | None = None,
 ) -> Tensor:
     """Add up the class probabilities that the fragments of one scan give to its points.
 
@@ -69,12 +77,14 @@ def vote(
         num_points: N.
         batch_size: fragments per forward pass.
         precision: of the forward pass, float32 by default.
+        network: what messages call the model.
 
     Returns:
         (N, K) float32 on the device; row sums are the numbers of votes.
 
     Raises:
         DataError: a fragment that does not fit the scan, or points that no fragment holds.
+        FloatingPointError: scores that are NaN or infinite.
     """
     precision = precision or Precision()
     _check_fragments(fragments, num_points)
@@ -87,13 +97,17 @@ def vote(
         logits = forward(model, collate_fn(chosen), precision)["seg_logits"]
         if votes is None:
             votes = torch.zeros(num_points, logits.shape[1], device=logits.device)
-        probabilities = logits.float().softmax(dim=1)
+        # Softmax turns a score of -inf into 0; a row that holds one votes NaN, as NaN and +inf do by themselves.
+        probabilities = logits.float().softmax(dim=1) + spoiled(logits)[:, None]
         # One fragment at a time: within it a point occurs once, so the sum does not depend on the
         # order in which the GPU adds.
         for rows, values in zip(index.split(sizes), probabilities.split(sizes), strict=True):
             votes.index_add_(0, rows, values)
     assert votes is not None
-    missed = int((votes.sum(dim=1) < 0.5).sum())
+    sums = votes.sum(dim=1)
+    bad, missed = torch.stack([sums.isnan().sum(), (sums < 0.5).sum()]).tolist()
+    if bad:
+        raise not_finite(bad, f"{num_points} points", network or network_name(model), precision.hint)
     if missed:
         raise DataError(f"{missed} of {num_points} points are in no fragment: check test_cfg.voxelize and crop")
     return votes
@@ -131,7 +145,11 @@ class ScanPrediction:
 
 
 def predict_scan(
-    model: nn.Module, sample: Mapping[str, Any], batch_size: int = 1, precision: Precision | None = None
+    model: nn.Module,
+    sample: Mapping[str, Any],
+    batch_size: int = 1,
+    precision: Precision | None = None,
+    network: str | None = None,
 ) -> ScanPrediction:
     """Predict every point of a test sample.
 
@@ -141,15 +159,17 @@ def predict_scan(
             optionally ``segment``, ``inverse`` (N,) to all points of the scan, ``origin_segment`` (N,).
         batch_size: fragments per forward pass.
         precision: of the forward pass, float32 by default.
+        network: what messages call the model.
 
     Raises:
         DataError: see :func:`vote`, or labels of another length than the prediction.
+        FloatingPointError: see :func:`vote`.
     """
     name = str(sample["name"])
     try:
-        votes = vote(model, sample["fragment_list"], int(sample["num_points"]), batch_size, precision)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+        votes = vote(model, sample["fragment_list"], int(sample["num_points"]), batch_size, precision, network)
+    except (DataError, FloatingPointError) as error:
+        raise type(error)(f"{name}: {error}") from error
     pred = votes.argmax(dim=1)
     passes = float(votes.sum()) / len(pred)
     target = sample.get("segment")

@@ -142,8 +142,8 @@ def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
         show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0; 2 for a wrong config, data set or weight file; 1 for a loss that is no number; 130 after
-        Ctrl-C. Every other exception passes through.
+        0; 2 for a wrong config, data set or weight file; 1 for a loss, a trained weight or a score that is no number;
+        130 after Ctrl-C. Every other exception passes through.
     """
     try:
         run()

@@ -28,6 +28,7 @@ from pointcept.engines.deploy.engine import InferenceEngine
 from pointcept.engines.deploy.files import predict_with_engine
 from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.engines.inference import Precision, predict_scan
+from pointcept.engines.scores import network_name
 from pointcept.models import build_inference_model
 from pointcept.ops import backend
 from pointcept.utils import device
@@ -77,6 +78,7 @@ def predict_main(args: argparse.Namespace) -> None:
         ConfigError: the config, the options or the output format are wrong.
         CheckpointError: the weights are missing, damaged or do not fit.
         DataError: a scan is missing or malformed, or a prediction cannot be written.
+        FloatingPointError: scores of a scan are NaN or infinite; it gets no file, those before it keep theirs.
     """
     cfg = load_config(args.config, parse_options(args.options))
     backend.configure(cfg.backend)
@@ -93,7 +95,7 @@ def predict_main(args: argparse.Namespace) -> None:
     if args.engine is None:
         predictions = predict_files(model.to(device.get_device()).eval(), scans, cfg)
     else:
-        engine = InferenceEngine(model, args.engine or None, Preprocessing.of_config(cfg))
+        engine = InferenceEngine(model, args.engine or None, Preprocessing.of_config(cfg), weight=cfg.weight)
         predictions = predict_with_engine(engine, scans)
     start = time.perf_counter()
     for number, (target, classes) in enumerate(zip(targets, predictions, strict=True), start=1):
@@ -127,17 +129,19 @@ def predict_files(model: nn.Module, scans: ScanFiles, cfg: Any) -> Iterator[np.n
     Args:
         model: in evaluation mode, on the device.
         scans: the files.
-        cfg: ``num_worker``, ``batch_size_test``, ``enable_amp``, ``amp_dtype``.
+        cfg: ``num_worker``, ``batch_size_test``, ``enable_amp``, ``amp_dtype``; ``weight`` for messages.
 
     Yields:
         Classes int64 (M,) of all points of a file, in its order; -1 for those that nonfinite="drop" left out.
 
     Raises:
         DataError: a file is malformed; the message names it.
+        FloatingPointError: scores of a file are NaN or infinite.
     """
     batch_size, precision = per_process(cfg.batch_size_test, "batch_size_test"), Precision.of(cfg)
+    network = network_name(model, cfg.weight)
     for index, sample in enumerate(scan_loader(scans, cfg)):
-        pred = predict_scan(model, sample, batch_size, precision).pred
+        pred = predict_scan(model, sample, batch_size, precision, network).pred
         yield scans.full_prediction(index, pred.cpu().numpy())
 
 

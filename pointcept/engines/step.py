@@ -78,7 +78,7 @@ class LossMonitor:
         """Fill ``values`` of all results that wait.
 
         Raises:
-            FloatingPointError: a loss was NaN or infinite; the message has its iteration and terms.
+            FloatingPointError: a loss or a term of it was NaN or infinite; the message has its iteration and terms.
         """
         pending, self._pending = self._pending, []
         if not pending:
@@ -88,9 +88,13 @@ class LossMonitor:
         for result in pending:
             result.values = {name: next(numbers) for name in result.read()}
         for result in pending:
-            if not math.isfinite(result.values["loss"]):
+            # The terms, too: a loss may hide its NaN from the sum. Behind a slash stand facts, which may be undefined.
+            names = ("loss", *(name for name in result.losses if "/" not in name))
+            wrong = next((name for name in names if not math.isfinite(result.values[name])), None)
+            if wrong is not None:
+                what = "the loss" if wrong == "loss" else f"the term {wrong!r} of the loss"
                 raise FloatingPointError(
-                    f"the loss is {result.values['loss']} at iteration {result.iteration} (epoch {result.epoch + 1}, "
+                    f"{what} is {result.values[wrong]} at iteration {result.iteration} (epoch {result.epoch + 1}, "
                     f"step {result.step}): {terms(result.values)}. Nothing has been saved since; look at "
                     "the term that is not finite, lower the learning rate, set clip_grad, or use amp_dtype='bfloat16'"
                 )

@@ -16,6 +16,7 @@ from pointcept.datasets.submission import write_npy
 from pointcept.engines.data import Loader, check_classes, eval_loader, per_process, scan_loader
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
+from pointcept.engines.scores import network_name
 from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, report_file, write_report
 from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
@@ -91,6 +92,7 @@ class SemSegTester:
             load_weights(model, self.weight)
         self.model = model.to(device.get_device()).eval()
         self.precision = Precision.of(cfg)
+        self.network = network_name(model, self.weight)
 
     @property
     def kind(self) -> Kind:
@@ -105,6 +107,7 @@ class SemSegTester:
 
         Raises:
             DataError: scans, labels or fragments are wrong, with the name of the scan; or results cannot be written.
+            FloatingPointError: scores of a scan are NaN or infinite; there is no result then.
         """
         start = time.perf_counter()
         section = self.cfg.data.val if self.quick else self.cfg.data.test
@@ -112,7 +115,7 @@ class SemSegTester:
         check_classes(self.model, dataset)
         with closing((eval_loader if self.quick else scan_loader)(dataset, self.cfg)) as loader:
             if self.quick:
-                metrics, _ = evaluate_quick(self.model, loader, dataset, self.precision)
+                metrics, _ = evaluate_quick(self.model, loader, dataset, self.precision, self.network)
             else:
                 metrics = self._vote_on_all(dataset, loader)
         if metrics.num_scans == 0:
@@ -146,7 +149,7 @@ class SemSegTester:
             begin = time.perf_counter()
             if "fragment_list" not in sample:
                 raise ConfigError("the tester needs data.test with test_mode=True and test_cfg (or test.quick=True)")
-            scan = predict_scan(self.model, sample, batch_size, self.precision)
+            scan = predict_scan(self.model, sample, batch_size, self.precision, self.network)
             submitted += self._keep(dataset, scan)
             if scan.target is not None:
                 matrix.update(scan.pred, scan.target)

@@ -66,7 +66,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     file = path / RESULT if path.is_dir() else path
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
         raise DataError(f"no result {file} ({error.strerror}): tools/test.py writes one") from error
     except ValueError as error:
@@ -75,6 +75,11 @@ def read_report(path: str | Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not all(key in report for key in keys):
         raise DataError(f"{file} is no result of tools/test.py: it needs the keys {', '.join(keys)}")
     return report
+
+
+def _refuse(constant: str) -> None:
+    """Python would read NaN and Infinity, which the tester never writes, as numbers."""
+    raise ValueError(f"{constant} is no number; undefined ones are null")
 
 
 def format_comparison(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -34,6 +34,8 @@ class TeacherCache:
     digest of ``grid_coord`` and ``feat``, and of ``segment`` where gradients are kept). A scan that has
     changed is a miss and is written anew; after 100 of them a warning says so and nothing more is written.
 
+    Neither holds what is not finite: a teacher's is an error when it is to be written, a file's is computed again.
+
     Args:
         folder: where to put the files; created when needed.
         teacher: the frozen network with its weights.
@@ -54,6 +56,7 @@ class TeacherCache:
 
         Raises:
             ConfigError: the batch has no ``name``, or gradients are asked for and it has several scans.
+            FloatingPointError: the teacher's output for a scan is NaN or infinite.
         """
         if "name" not in batch:
             raise ConfigError(
@@ -79,12 +82,13 @@ class TeacherCache:
         sizes = torch.diff(batch["offset"].cpu(), prepend=torch.zeros(1, dtype=torch.int64)).tolist()
         logits = output.logits.split(sizes)
         for i, (path, mark) in enumerate(prints):
-            scan: dict[str, Any] = {"fingerprint": mark, "logits": _half(logits[i]), "stages": {}}
+            name = batch["name"][i]
+            scan: dict[str, Any] = {"fingerprint": mark, "logits": _half(logits[i], name), "stages": {}}
             for stage in self.stages:
                 latent = output.stages[stage]
                 begin, size = sum(latent.grid.counts[:i]), latent.grid.counts[i]
                 entry: dict[str, Any] = {
-                    "feat": _half(latent.feat[begin : begin + size]),
+                    "feat": _half(latent.feat[begin : begin + size], name),
                     "grid_coord": latent.grid.grid_coord[begin : begin + size].int().cpu(),
                     "stride": latent.grid.stride,
                 }
@@ -92,7 +96,7 @@ class TeacherCache:
                     gradient = output.gradients[stage][begin : begin + size]
                     # Gradients of a mean over many points are smaller than half precision can hold.
                     entry["scale"] = float(gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny))
-                    entry["gradient"] = _half(gradient / entry["scale"])
+                    entry["gradient"] = _half(gradient / entry["scale"], name)
                 scan["stages"][stage] = entry
             save_atomically(scan, path)
 
@@ -120,6 +124,9 @@ class TeacherCache:
             return None
         if scan["fingerprint"] != mark:
             self._count_changed()
+            return None
+        if not _finite(scan):
+            logger.warning("teacher_cache: computing a scan again: %s holds NaN or infinity", path)
             return None
         return scan
 
@@ -164,10 +171,23 @@ def digest(tensors: Sequence[Tensor]) -> str:
     return total.hexdigest()
 
 
-def _half(x: Tensor) -> Tensor:
-    """In float16 on the CPU, or in float32 where that overflows."""
-    half = x.detach().half()
-    return (half if bool(half.isfinite().all()) else x.detach().float()).cpu().clone()
+def _half(x: Tensor, name: str) -> Tensor:
+    """In float16 on the CPU, or in float32 where that overflows.
+
+    Raises:
+        FloatingPointError: NaN or infinity for the scan ``name``.
+    """
+    for dtype in (torch.float16, torch.float32):
+        kept = x.detach().to(dtype)
+        if bool(kept.isfinite().all()):
+            return kept.cpu().clone()
+    raise FloatingPointError(f"{name}: the teacher's output is NaN or infinite, so the losses cannot learn from it")
+
+
+def _finite(scan: Mapping[str, Any]) -> bool:
+    """Whether all that a file holds is finite."""
+    values = [scan["logits"], *(v for entry in scan["stages"].values() for v in entry.values())]
+    return all(bool(v.isfinite().all()) for v in values if isinstance(v, Tensor))
 
 
 def _absent(device: torch.device) -> Latent:

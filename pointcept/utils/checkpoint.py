@@ -132,6 +132,40 @@ def _listing(title: str, keys: list[str]) -> str:
     return f"\n  {len(keys)} {title}: {', '.join(keys[:SHOWN])}{more}" if keys else ""
 
 
+def damaged_entries(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the tensors that no network can compute with, and how many of their values are wrong.
+
+    Args:
+        state: names and tensors, of which floating-point ones are looked at.
+
+    Returns:
+        ``["seg_head.bias (1 of 19 values)"]``: those with NaN or infinity, or ``running_var`` below 0.
+    """
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}  # extra state may be any
+    good = {key: _good(key, value) for key, value in tensors.items() if value.is_floating_point()}
+    if not good:
+        return []
+    flags = [mask.all() for mask in good.values()]
+    whole = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()  # one transfer for all of them
+    damaged = [key for key, fine in zip(good, whole, strict=True) if not fine]
+    return [f"{key} ({int((~good[key]).sum())} of {good[key].numel()} values)" for key in damaged]
+
+
+def _good(key: str, value: torch.Tensor) -> torch.Tensor:
+    good = value.isfinite()
+    return good & (value >= 0) if key.endswith("running_var") else good
+
+
+def damage(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Say in one line which entries :func:`damaged_entries` names; None if there is none."""
+    found = damaged_entries(state)
+    if not found:
+        return None
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    listed = ", ".join(found[:SHOWN])
+    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {listed}{more}"
+
+
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, strict: bool = True) -> None:
     """Copy ``state`` into ``model``.
 
@@ -143,7 +177,8 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
             logged as a warning.
 
     Raises:
-        CheckpointError: keys missing, unexpected or of another shape (when ``strict``), or nothing fits.
+        CheckpointError: keys missing, unexpected or of another shape (when ``strict``), nothing fits, or what fits
+            has values that are not finite, see :func:`damaged_entries`.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
@@ -158,6 +193,11 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
     fitting = {key: value for key, value in state.items() if key in own and key not in shapes}
     if not fitting or (strict and report):
         raise CheckpointError(f"{path} does not fit the model ({len(own)} entries, {len(fitting)} fit):{report}")
+    # as the model will hold them: float64 goes beyond float32
+    held = {k: v.to(own[k].dtype) if own[k].is_floating_point() else v for k, v in fitting.items()}
+    wrong_values = damage(held)
+    if wrong_values is not None:
+        raise CheckpointError(f"{path}: {wrong_values}")
     if report:
         logger.warning("%s fits the model in %d of %d entries:%s", path, len(fitting), len(own), report)
     model.load_state_dict(fitting, strict=False)

@@ -312,6 +312,59 @@ def test_weights_of_another_model(train: Any, test: Any, weight: Path, tmp_path:
     check_refused(teacher, tmp_path, f"{weight} does not fit the model")
 
 
+@pytest.fixture
+def predict(call_tool: Callable[..., Any], root: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Predict the scans of sequence 00 with the small student, into a folder; arguments go before the options."""
+
+    def call(weight: Path, *more: str) -> Any:
+        scans, out = root / "dataset" / "sequences" / "00" / "velodyne", tmp_path / "out"
+        command = ("--config", str(SMALL / "small_student.py"), "--scan", str(scans), "--out", str(out), "--quick")
+        return call_tool("predict", *command, *more, "--options", f"weight={weight}", "num_worker=0")
+
+    return call
+
+
+def test_weights_that_are_not_finite(train: Any, test: Any, predict: Any, weight: Path, tmp_path: Path) -> None:
+    state = torch.load(weight)["state_dict"]
+    state["seg_head.bias"][3] = np.nan
+    state["backbone.enc.enc0.block0.mlp.0.fc1.bias"][1] = np.inf
+    torch.save({"state_dict": state}, weight)
+    words = (str(weight), "2 of", "seg_head.bias (1 of 19 values)", "enc0.block0.mlp.0.fc1.bias (1 of 64 values)")
+    teacher = train(f"model.teacher_weight={weight}", config=SMALL / "small_distill_kld.py")
+    for outcome in (train(f"weight={weight}"), test(f"weight={weight}"), test(f"weight={weight}", "test.quick=True")):
+        check_refused(outcome, tmp_path, *words)
+    check_refused(teacher, tmp_path, str(weight))
+    for outcome in (predict(weight), predict(weight, "--engine")):
+        check_refused(outcome, tmp_path, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("entry", ["seg_head.bias", "backbone.enc.enc0.block0.mlp.0.fc1.bias"])
+def test_scores_that_are_not_finite(
+    test: Any, predict: Any, weight: Path, tmp_path: Path, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no check of a file can foresee: here the file passes, because its check is switched off."""
+    state = torch.load(weight)["state_dict"]
+    state[entry][3] = np.nan
+    torch.save({"state_dict": state}, weight)
+    monkeypatch.setattr("pointcept.utils.checkpoint.damage", lambda _: None)
+    monkeypatch.setattr("pointcept.engines.deploy.engine.damage", lambda _: None)
+    monkeypatch.setattr("pointcept.engines.deploy.engine.DeployedPTv3.not_finite", lambda _: [])
+    network = f"DefaultSegmentorV2 with PointTransformerV3 ({weight})"
+    for outcome, scan in (
+        (test(f"weight={weight}"), "08_000000"),
+        (test(f"weight={weight}", "test.quick=True"), "08_000000"),
+        (predict(weight), "000000.bin"),
+        (predict(weight, "--engine"), "000000.bin"),
+    ):
+        assert outcome.code == 1, outcome.out
+        (line,) = outcome.err.splitlines()
+        assert re.search(rf"^error: .*{scan}.*: \d+ of \d+ (points|voxels) have scores that are NaN", line), line
+        assert network in line
+    assert not (tmp_path / "out").exists()
+    assert {p.name for p in (tmp_path / "run" / "result").iterdir()} == {"config.py", "environment.json"}, "the record"
+
+
 def test_weights_are_no_run_to_resume(train: Any, weight: Path, tmp_path: Path) -> None:
     check_refused(train(f"weight={weight}", "resume=True"), tmp_path, str(weight), "no training state", "resume=True")
 

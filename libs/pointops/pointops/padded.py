@@ -43,7 +43,7 @@ def _activate(x, ACTIVATION: tl.constexpr):
         beyond = t * (0.12741479 + t * (-0.14224837 + t * (0.71070687 + t * (-0.72657601 + t * 0.53070271))))
         x = tl.maximum(x, 0.0) - far * (beyond * tl.exp2(-0.72134752 * far * far))
     if ACTIVATION == 2:
-        x = tl.maximum(x, 0.0)
+        x = tl.where(x < 0.0, 0.0, x)  # not a maximum, which would hide NaN
     return x
 
 

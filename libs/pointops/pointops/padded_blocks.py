@@ -173,7 +173,8 @@ def _pool_kernel(
     for i in range(tl.max(end - begin, axis=0)):
         source = (begin + i).to(tl.int64)[:, None] * C + channel[None, :]
         v = tl.load(x_ptr + source, mask=(begin + i < end)[:, None] & known[None, :], other=float("-inf"))
-        largest = tl.maximum(largest, v.to(tl.float32))
+        v = v.to(tl.float32)
+        largest = tl.where((v > largest) | (v != v), v, largest)  # not a maximum, which would hide NaN
     scale = tl.load(scale_ptr + channel, mask=known, other=0.0)
     shift = tl.load(shift_ptr + channel, mask=known, other=0.0)
     out = _activate(largest * scale[None, :] + shift[None, :], 1)

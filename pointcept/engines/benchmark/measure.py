@@ -21,6 +21,7 @@ from pointcept.engines.benchmark.plan import Case, Settings
 from pointcept.engines.benchmark.stages import StageCost, measure_stages
 from pointcept.engines.benchmark.workloads import DTYPES, Workload, build_workload, float32_products
 from pointcept.engines.inference import Precision
+from pointcept.engines.scores import check_scores, network_name
 from pointcept.ops import backend
 from pointcept.utils import device
 
@@ -138,7 +139,8 @@ def _measured(row: Row, case: Case, settings: Settings, batch: Mapping[str, Tens
             reserved_bytes=device.peak_reserved_memory() or None,
         )
         if labels is not None:
-            row = replace(row, agreement=float((call().argmax(1) == labels).double().mean()))
+            scores = check_scores(call(), network_name(workload.networks[0]), precision.hint)
+            row = replace(row, agreement=float((scores.argmax(1) == labels).double().mean()))
         activity = profile_device(call, settings.profiled, settings.top)
         if activity is not None:
             row = replace(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.inference import Precision, forward
+from pointcept.engines.scores import check_scores, network_name
 from pointcept.models import MODELS, Distiller, build_inference_model, build_model, deployable, use_graphs
 from pointcept.models.output import Output
 from pointcept.ops import backend
@@ -93,7 +94,8 @@ def _logits(model: nn.Module, precision: Precision, batch: Mapping[str, Tensor])
 
 def _labels(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     with backend.override(backend.AUTO), float32_products(False):
-        return _logits(model, Precision(), batch).argmax(1)
+        scores = _logits(model, Precision(), batch)
+    return check_scores(scores, network_name(model), Precision().hint).argmax(1)
 
 
 def _engine(cfg: Config, precision: Precision) -> Workload:

@@ -58,6 +58,7 @@ class CapturedPTv3:
     def __init__(self, network: DeployedPTv3, where: torch.device) -> None:
         self.num_classes, self.in_channels = network.num_classes, network.in_channels
         self._network, self._device = network, where
+        self.not_finite = network.not_finite
         self._shifts = level_shifts(network.strides)
         self._pool = device.graph_pool(where)
         self._entries: dict[tuple[int, int], _Entry] = {}

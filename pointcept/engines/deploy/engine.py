@@ -22,13 +22,14 @@ from pointcept.engines.deploy.folding import Target
 from pointcept.engines.deploy.network_graphed import GraphedSegmentor
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
 from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.engines.scores import advice, check_scores, network_name
 from pointcept.models import build_inference_model
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentorV2, Segmentor
 from pointcept.ops import backend, padded
 from pointcept.utils import device
-from pointcept.utils.checkpoint import load_weights
-from pointcept.utils.errors import ConfigError, DataError, did_you_mean
+from pointcept.utils.checkpoint import damage, load_weights
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
 
 DTYPES = {
     "float16": torch.float16,
@@ -49,9 +50,12 @@ class InferenceEngine:
             on the CPU. In half precision products are half; sums, norms and the residual stream are float32.
         preprocessing: what :meth:`predict` does with points; :meth:`from_config` reads it from a config.
         where: the device; by default that of this process.
+        weight: the file that the weights come from, for messages.
 
     Raises:
-        ConfigError: a network, an option or a dtype that the engine does not support.
+        ConfigError: a network, an option or a dtype that the engine does not support, or that has no numbers large
+            enough for the weights.
+        CheckpointError: weights that are not finite.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class InferenceEngine:
         dtype: str | torch.dtype | None = None,
         preprocessing: Preprocessing | None = None,
         where: torch.device | None = None,
+        weight: str | Path | None = None,
     ) -> None:
         self.device = where or device.get_device()
         if isinstance(dtype, str):
@@ -70,7 +75,17 @@ class InferenceEngine:
         if self.dtype not in DTYPES.values():
             raise ConfigError(f"inference engine: dtype {self.dtype}: {did_you_mean(str(self.dtype), DTYPES)}")
         self.preprocessing = preprocessing
+        self._name = f"the inference engine of {network_name(model, weight)}"
+        damaged = damage(model.state_dict())
+        if damaged is not None:
+            raise CheckpointError(f"{self._name}: {damaged}")
         self._network = _deployed(model.eval(), Target(self.dtype, self.device))
+        beyond = self._network.not_finite()
+        if beyond:
+            raise ConfigError(
+                f"{self._name}: {self.dtype} has no numbers as large as those in {', '.join(beyond[:10])}"
+                f"{f' and {len(beyond) - 10} more' if len(beyond) > 10 else ''}: use another dtype, bfloat16 or float32"
+            )
 
     @classmethod
     def from_config(
@@ -99,7 +114,7 @@ class InferenceEngine:
         backend.configure(cfg.backend)
         model = build_inference_model(cfg.model)
         load_weights(model, weight)
-        return cls(model, dtype, Preprocessing.of_config(cfg))
+        return cls(model, dtype, Preprocessing.of_config(cfg), weight=weight)
 
     @property
     def num_classes(self) -> int:
@@ -120,6 +135,7 @@ class InferenceEngine:
         Raises:
             ConfigError: the engine was built without a config, so it does not know the voxels.
             DataError: another shape, no point, values that are not finite, or points too far apart.
+            FloatingPointError: scores that are NaN or infinite.
         """
         if self.preprocessing is None:
             raise ConfigError("predict needs the transforms of a config: build the engine with from_config")
@@ -141,6 +157,7 @@ class InferenceEngine:
 
         Raises:
             DataError: shapes that do not fit, an empty scan, coordinates out of range, or a voxel that occurs twice.
+            FloatingPointError: scores that are NaN or infinite.
         """
         return self._run(grid_coord, feat, offset).clone()
 
@@ -155,7 +172,8 @@ class InferenceEngine:
             raise DataError(f"feat must be ({n}, {channels}) for this network and grid_coord, got {tuple(feat.shape)}")
         if offset.dim() != 1 or not 1 <= len(offset) <= padded.MAX_SCANS:
             raise DataError(f"offset must be (B,), B from 1 to {padded.MAX_SCANS}, got {tuple(offset.shape)}")
-        return self._network(grid_coord, feat, offset)
+        scores = self._network(grid_coord, feat, offset)
+        return check_scores(scores, self._name, advice(self.dtype, "dtype='bfloat16' or 'float32'"))
 
 
 def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegmentor:
@@ -169,5 +187,5 @@ def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegment
         return CapturedPTv3(DeployedPTv3(backbone, model.seg_head, target), target.device)
     if isinstance(model, Segmentor) and not isinstance(backbone, PointTransformerV3):
         return GraphedSegmentor(model, target)
-    got = type(model).__name__ + (f" with {type(backbone).__name__}" if backbone is not None else "")
+    got = network_name(model)
     raise ConfigError(f"the inference engine supports segmentors, got {got}; other networks run without it")

@@ -27,6 +27,7 @@ def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[n
 
     Raises:
         DataError: a file is malformed; the message names it.
+        FloatingPointError: scores of a file are NaN or infinite.
     """
     for index in range(len(scans)):
         sample = scans.get_data(index)
@@ -34,8 +35,8 @@ def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[n
         start = time.perf_counter()
         try:
             classes = engine.predict(points).cpu().numpy()
-        except DataError as error:
-            raise DataError(f"{sample['name']}: {error}") from error
+        except (DataError, FloatingPointError) as error:
+            raise type(error)(f"{sample['name']}: {error}") from error
         seconds = time.perf_counter() - start
         logger.info("engine: %.2f ms, %.0f points/s: %s", 1000 * seconds, len(points) / seconds, sample["name"])
         yield scans.full_prediction(index, classes)

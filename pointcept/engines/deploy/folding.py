@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +68,11 @@ def norm_scale(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     assert norm.running_var is not None
     scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
+
+
+def overflown(layers: Iterable[tuple[str, Sequence[Tensor]]]) -> list[str]:
+    """Names of layers with a weight that is not finite: folding and rounding may go beyond the largest number."""
+    return [name for name, weights in layers if not all(bool(weight.isfinite().all()) for weight in weights)]
 
 
 def _bias(layer: nn.Module, channels: int) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pointcept.engines.deploy.folding import Target, norm_scale
+from pointcept.engines.deploy.folding import Target, norm_scale, overflown
 from pointcept.models.graphed import GraphedNetwork, why_not_graphed
 from pointcept.models.modules import BatchNorm, SparseConv
 from pointcept.models.segmentor import Segmentor
@@ -35,7 +35,13 @@ class GraphedSegmentor:
         reason = why_not_graphed(network, target.device) if target.device.type == "cuda" else None
         if reason is not None:
             raise ConfigError(f"inference engine: {reason}")
+        self._segmentor = network
         self._network = GraphedNetwork(network, network.layouts(target.device))
+
+    def not_finite(self) -> list[str]:
+        """Which folded weights the type of the products cannot hold."""
+        named = self._segmentor.named_parameters()
+        return overflown((name, [weight.to(self._target.dtype)]) for name, weight in named)
 
     def __call__(self, grid_coord: Tensor, feat: Tensor, offset: Tensor) -> Tensor:
         """Voxels of a batch -> logits (N, K) float32.

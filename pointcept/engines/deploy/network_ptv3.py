@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pointcept.engines.deploy.folding import Affine, Target, norm_scale
+from pointcept.engines.deploy.folding import Affine, Target, norm_scale, overflown
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.point_transformer_v3.layers import Block, SerializedPooling, SerializedUnpooling
 from pointcept.ops import padded
@@ -155,6 +155,25 @@ class DeployedPTv3:
         self.poolings = [_Pooling(stage.get_submodule("down"), target) for stage in encoder[1:]]  # type: ignore[arg-type]
         self.unpoolings = [_Unpooling(stage.get_submodule("up"), target) for stage in decoder]  # type: ignore[arg-type]
         self.head = Affine.of_linear(head).finish(target)
+
+    def not_finite(self) -> list[str]:
+        """Which layers have folded weights that the type of the products cannot hold."""
+        return overflown(self._folded())
+
+    def _folded(self) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+        yield "backbone.embedding.stem", self.stem
+        for side, stages in (("enc", self.encoder), ("dec", self.decoder)):
+            for s, blocks in enumerate(stages):
+                for i, block in enumerate(blocks):
+                    layers = {"cpe": block.position, "attn.qkv": block.qkv, "attn.proj": block.projection}
+                    layers |= {"mlp.fc1": block.expansion, "mlp.fc2": block.reduction}
+                    for name, layer in layers.items():
+                        yield f"backbone.{side}.{side}{s}.block{i}.{name}", layer
+        for s, down in enumerate(self.poolings, start=1):
+            yield f"backbone.enc.enc{s}.down", (*down.proj, down.scale, down.shift)
+        for s, up in enumerate(self.unpoolings):
+            yield f"backbone.dec.dec{s}.up", (*up.below, *up.skip)
+        yield "seg_head", self.head
 
     def __call__(self, feat: Tensor, position: Tensor, levels: list[PaddedLevel]) -> Tensor:
         """feat (capacity, C) in Morton order -> logits (capacity, K) float32, row j of them for the input row j.

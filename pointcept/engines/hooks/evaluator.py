@@ -9,6 +9,7 @@ from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.hooks.progress import describe
 from pointcept.engines.inference import Precision
+from pointcept.engines.scores import network_name
 from pointcept.engines.test import build_tester
 from pointcept.evaluation import Metrics, format_table
 from pointcept.models import deployable
@@ -44,7 +45,8 @@ class SemSegEvaluator(HookBase):
             return
         trainer.check_losses()  # an evaluation of a network that is already lost would only cost time
         network = deployable(trainer.network)
-        metrics, losses = evaluate_quick(network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg))
+        name = f"{network_name(network)} after iteration {trainer.iteration}"
+        metrics, losses = evaluate_quick(network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg), name)
         trainer.evaluation = EvaluationResult(
             epoch=trainer.epoch,
             metric_name=f"val_quick/{self.metric}",

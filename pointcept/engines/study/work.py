@@ -26,6 +26,7 @@ from pointcept.engines.defaults import default_setup
 from pointcept.engines.evaluate import judged_points
 from pointcept.engines.inference import Precision, forward
 from pointcept.engines.launch import exit_code
+from pointcept.engines.scores import check_scores, network_name
 from pointcept.engines.study.plan import Run
 from pointcept.engines.train import DefaultTrainer, build_trainer
 from pointcept.evaluation import ConfusionMatrix, format_table
@@ -127,7 +128,9 @@ def predict(run: Run, dataset: Any, model: nn.Module) -> list[ConfusionMatrix]:
 
     Raises:
         DataError: the scene has no labels.
+        FloatingPointError: scores are NaN or infinite.
     """
+    precision = Precision.of(run.config)
     cuts = torch.tensor(run.ranges, dtype=torch.float32, device=device.get_device())
     matrices = [
         ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
@@ -140,7 +143,8 @@ def predict(run: Run, dataset: Any, model: nn.Module) -> list[ConfusionMatrix]:
             if "segment" not in batch:
                 raise DataError("a scene to predict has no labels: Collect the key 'segment' in data.val")
             rows, target = judged_points(batch)
-            pred = forward(model, batch, Precision.of(run.config))["seg_logits"].argmax(dim=1)[rows]
+            scores = forward(model, batch, precision)["seg_logits"]
+            pred = check_scores(scores, network_name(model), precision.hint).argmax(dim=1)[rows]
             part = torch.bucketize(batch["coord"][rows][:, :2].norm(dim=1), cuts)
             for number, matrix in enumerate(matrices):
                 matrix.update(pred, torch.where(part == number, target, dataset.ignore_index), len(batch["offset"]))

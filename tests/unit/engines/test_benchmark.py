@@ -100,6 +100,24 @@ def test_labels_are_compared_with_those_of_the_plain_network(
     assert all(row["agreement"] is None for row in json.loads(out.read_text())["rows"])
 
 
+@pytest.mark.parametrize("mode", ["infer", "engine"])
+def test_scores_that_are_not_finite_make_a_row_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Both would answer with the same class, so that the row would say 100 %."""
+    loaded = workloads._loaded
+
+    def spoiled(*given: Any) -> Any:
+        model = loaded(*given)
+        model.seg_head.bias.data[3] = math.nan  # type: ignore[union-attr, operator, index]
+        return model
+
+    monkeypatch.setattr(workloads, "_loaded", spoiled)
+    out = tmp_path / "result.json"
+    assert benchmark_main(arguments("--mode", mode, "--out", str(out))) == 1
+    (row,) = json.loads(out.read_text())["rows"]
+    assert "NaN" in row["error"]
+    assert row["agreement"] is row["median_ms"] is None
+
+
 def test_distillation_and_steps(capsys: pytest.CaptureFixture[str]) -> None:
     modes = ("--mode", "infer", "engine", "distill", "step")
     assert benchmark_main(arguments("--config", DISTILL, *modes, "--batch", "2")) == 0

@@ -159,6 +159,32 @@ def test_a_broken_scan_is_named(config: str, scans: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out" / "10" / "velodyne" / "0.npy").is_file(), "those before it are kept"
 
 
+def test_scores_that_are_not_finite_get_no_file(
+    config: str, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_and_spoil(model: Any, path: Any) -> None:
+        forward = model.forward
+
+        def spoiled(batch: dict[str, Any]) -> dict[str, Any]:
+            result: dict[str, Any] = forward(batch)
+            if batch["feat"].shape[0] and float(batch["feat"].max()) > 5:
+                result["seg_logits"][0, 2] = float("nan")
+            return result
+
+        monkeypatch.setattr(model, "forward", spoiled)
+
+    scan = scans / "10" / "velodyne" / "1.x.bin"
+    points = np.fromfile(scan, np.float32).reshape(-1, 4)
+    points[3, 0] = 6.0
+    points.tofile(scan)
+    monkeypatch.setattr(predict, "load_weights", load_and_spoil)
+    words = r"1\.x\.bin: \d+ of \d+ points have scores that are NaN or infinite from FakeModel \(.*weight\.pth\)"
+    with pytest.raises(FloatingPointError, match=words):
+        predict_main(arguments(config, scans, tmp_path / "out"))
+    left = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left == ["10/velodyne/0.npy"], "those before it are kept"
+
+
 def test_a_full_disk(config: str, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

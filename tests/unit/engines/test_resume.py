@@ -100,3 +100,18 @@ def test_a_distiller_saves_the_student_and_resumes_with_everything(tmp_path: Pat
     resumed, rest = run(make_config(tmp_path / "b", model=model, resume=True))
     assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 5}
     assert same_weights(whole.network, resumed.network)
+
+
+@pytest.mark.parametrize("where", ["state_dict", "optimizer"])
+def test_resume_refuses_values_that_are_not_finite(tmp_path: Path, where: str) -> None:
+    run(make_config(tmp_path))
+    path = tmp_path / "model" / "model_last.pth"
+    content = torch.load(path, weights_only=False)
+    tensor = (
+        content["state_dict"]["seg_head.bias"] if where == "state_dict" else content["optimizer"]["state"][0]["exp_avg"]
+    )
+    tensor.view(-1)[0] = float("nan")
+    torch.save(content, path)
+    entry = r"seg_head\.bias \(1 of 3" if where == "state_dict" else r"0\.exp_avg \(1 of 48"
+    with pytest.raises(CheckpointError, match=rf"model_last\.pth: .*{entry} values\)"):
+        run(make_config(tmp_path, resume=True))

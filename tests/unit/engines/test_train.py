@@ -124,6 +124,25 @@ def test_nan_stops_the_run_and_nothing_is_saved(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "b" / "model" / "model_last.pth")["iteration"] == 6
 
 
+def test_a_term_that_hides_its_nan_from_the_loss_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = fakes.FakeModel.forward
+
+    def hiding(self: fakes.FakeModel, batch: dict[str, Any]) -> dict[str, Any]:
+        result = forward(self, batch)
+        return {**result, "losses": {**result["losses"], "ce/fact": result["loss"].detach() * math.nan}}
+
+    monkeypatch.setattr(fakes.FakeModel, "forward", hiding)
+    run(make_config(tmp_path / "a", evaluate=False))  # what stands behind a slash is no part of the sum
+
+    def masking(self: fakes.FakeModel, batch: dict[str, Any]) -> dict[str, Any]:
+        result = forward(self, batch)
+        return {**result, "loss": result["loss"].nan_to_num(0.0) if self.training else result["loss"]}
+
+    monkeypatch.setattr(fakes.FakeModel, "forward", masking)
+    with pytest.raises(FloatingPointError, match="the term 'ce' of the loss is nan at iteration 3"):
+        run(make_config(tmp_path / "b", model={"type": "FakeModel", "bad_call": 3}))
+
+
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     def spoil() -> None:
         with torch.no_grad():

@@ -81,3 +81,13 @@ def test_a_result_without_points(tmp_path: Path) -> None:
 
 def test_the_command_line() -> None:
     assert argument_parser().parse_args(["a=b", "c"]).runs == ["a=b", "c"]
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity"])
+def test_a_figure_that_is_no_number_is_refused(tmp_path: Path, constant: str) -> None:
+    path = result(tmp_path / "a.json", TARGET)
+    text = path.read_text()
+    path.write_text(text.replace('"all_acc_precise": 1.0', f'"all_acc_precise": {constant}'))
+    assert path.read_text() != text
+    with pytest.raises(DataError, match=rf"a\.json is no JSON file: {constant} is no number; undefined ones are null"):
+        read_report(path)

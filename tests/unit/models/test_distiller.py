@@ -169,6 +169,30 @@ def test_features_that_are_not_finite_are_named(config, batch):
         model(batch)
 
 
+ALONE = [*FULL, {"type": "GradGuidedLoss", "normalisation": "zscore"}, {"type": "SimilarityLoss"}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("loss", ALONE, ids=lambda cfg: "-".join(map(str, cfg.values())))
+def test_a_teacher_that_gives_no_numbers_is_not_hidden_by_any_loss(config, batch, loss, value):
+    """No norm, clamp or mask of a loss makes a finite number of it."""
+    config["losses"] = [loss]
+    model = build_model(config).train()
+    if loss["type"] == "KLDLoss":  # it reads nothing but scores
+        model.teacher.seg_head.bias[1] = value
+    else:
+        encoder = model.teacher.backbone.enc
+        norm = [m for m in encoder.modules() if isinstance(m, torch.nn.LayerNorm)][-1]
+        norm.bias[1] = value
+    if loss["type"] == "TopoLoss":
+        with pytest.raises(FloatingPointError, match="rows of the teacher's features"):
+            model(batch)
+        return
+    result = model(batch)
+    assert not result["loss"].isfinite()
+    assert not result["losses"][loss["type"]].isfinite()
+
+
 def test_mixed_scans_with_equal_voxels(config, small_unet, batch):
     """Mix3D makes voxels occur twice: stage 0 of a PTv3 has them twice, of a U-Net once."""
     first = {k: v[: int(batch["offset"][0])] for k, v in batch.items() if k != "offset"}
@@ -312,6 +336,24 @@ def test_a_changed_scan_or_teacher_is_computed_again(counted, batch, tmp_path, c
     for i in range(5):
         seen(other, {**both, "feat": both["feat"] * i})
     assert "random augmentation" in caplog.text
+
+
+def test_a_cache_holds_no_output_that_is_not_finite(counted, batch, tmp_path, caplog):
+    model, calls = counted([{"type": "KLDLoss"}])
+    both = named(batch, "a", "b")
+    expected = seen(model, both)
+    kept = next((tmp_path / "cache").rglob("b.pth"))
+    content = torch.load(kept)
+    content["logits"][3, 1] = float("nan")
+    torch.save(content, kept)  # as an earlier version wrote it
+    assert seen(model, both) == expected
+    assert len(calls) == 2
+    assert "computing a scan again" in caplog.text
+    assert "b.pth holds NaN or infinity" in caplog.text
+    model.teacher.seg_head.bias[1] = float("inf")
+    with pytest.raises(FloatingPointError, match=r"^c: the teacher's output is NaN or infinite"):
+        model(named(batch, "c", "d"))
+    assert not list((tmp_path / "cache").rglob("c.pth"))
 
 
 def model_config(model):

@@ -156,6 +156,30 @@ def test_gathered_linear_is_a_sparse_convolution(channels, name):
     assert torch.equal(copy, out.half())
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
+@pytest.mark.parametrize("name", DEVICES)
+def test_nan_is_handed_on(name, activation):
+    """A maximum that leaves NaN out would make an ordinary number of it."""
+    n, width = 40, 32
+    x, count = random(n, width, device=name), number(n, name)
+    x[5, 3] = float("nan")
+    weight, bias = torch.eye(width, device=name), torch.zeros(width, device=name)
+    out = padded.linear(x, weight, bias, count, torch.float32, activation=activation)
+    assert out[5].isnan().any()
+    index = torch.arange(n, device=name).int()[None]
+    out = padded.gathered_linear(x, index, weight, bias, count, torch.float32, activation)
+    assert out[5].isnan().any()
+    parent = torch.arange(n, device=name).int() // 4
+    begin = 4 * torch.arange(n // 4, device=name).int()
+    pooled = padded.pool_max(x, parent, begin, bias + 1, bias, count, number(n // 4, name), torch.float32)
+    assert pooled.isnan().nonzero().tolist() == [[1, 3]]
+    qkv = random(n, 3 * width, seed=1, device=name)
+    qkv[5, width] = float("nan")  # one key, that all queries of its patch read
+    attended = padded.window_attention(qkv, count, 2, 0.25, 16)
+    assert attended[:16].isnan().any(1).all()
+    assert not attended[16:32].isnan().any()
+
+
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])

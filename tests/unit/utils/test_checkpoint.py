@@ -138,6 +138,49 @@ def test_other_contents_are_described(tmp_path: Path) -> None:
             load_weights(make_model(), tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(
+    ("key", "values", "shown"),
+    [
+        ("0.bias", {1: float("nan")}, r"0\.bias \(1 of 4 values\)"),
+        ("0.weight", {0: float("inf"), 2: float("-inf")}, r"0\.weight \(6 of 12 values\)"),
+        ("1.running_mean", {0: float("nan")}, r"1\.running_mean \(1 of 4 values\)"),
+        ("1.running_var", {3: -1e-3}, r"1\.running_var \(1 of 4 values\)"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_values_that_are_not_finite_are_named(
+    tmp_path: Path, key: str, values: dict[int, float], shown: str, dtype: torch.dtype
+) -> None:
+    model = make_model(seed=1)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in make_model(seed=2).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth")
+    for row, value in values.items():
+        state[key][row] = value
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match=rf"a\.pth: 1 of 7 entries hold NaN, infinity or a .*: {shown}$"):
+            load_weights(model, tmp_path / "a.pth", strict)
+    assert all(torch.equal(value, before[k]) for k, value in model.state_dict().items()), "nothing is loaded"
+
+
+def test_values_are_judged_as_the_model_holds_them(tmp_path: Path) -> None:
+    model, state = make_model(seed=1), make_model(seed=2).double().state_dict()
+    state["0.bias"][0] = 1e300
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"0\.bias \(1 of 4 values\)"):
+        load_weights(model, tmp_path / "a.pth")
+    load_weights(model.double(), tmp_path / "a.pth")
+    state["0.bias"] = torch.full((5,), float("nan"))  # of another shape, so that it is not loaded
+    torch.save(state, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth", strict=False)
+    many = nn.ModuleList(nn.Linear(1, 1) for _ in range(20))
+    torch.save({k: v * float("nan") for k, v in many.state_dict().items()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"40 of 40 entries .*: 0\.weight \(1 of 1 values\), .* and 30 more$"):
+        load_weights(many, tmp_path / "a.pth")
+
+
 def test_export_keeps_the_weights_alone(tmp_path: Path) -> None:
     source, model = make_model(seed=1), make_model(seed=2)
     torch.save({"state_dict": source.state_dict(), "optimizer": {"m": torch.ones(100)}}, tmp_path / "a.pth")

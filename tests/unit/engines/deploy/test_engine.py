@@ -9,7 +9,7 @@ import torch
 from pointcept.engines.deploy import InferenceEngine
 from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.ops import backend
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
 from .conftest import plain_logits, voxelize
 
@@ -162,6 +162,101 @@ def test_what_memory_held_before_does_not_matter(make_model, sweep, device, monk
     for buffer in (entry.feat, entry.grid_coord):
         fill(buffer)
     assert torch.equal(engine.logits(**batch), expected)
+
+
+UNET = "nuscenes/distill_full_spunet.py"
+
+
+def head(model):
+    """The last layer of a segmentor."""
+    return model.seg_head if hasattr(model, "seg_head") else model.backbone.final
+
+
+def spoil(engine, value):
+    """Give one score of every voxel another value, behind the engine's back and outside of its graphs."""
+    inner = engine._network
+    if hasattr(inner, "_segmentor"):
+        bias = head(inner._segmentor).bias.data
+    else:
+        bias = inner._network.head[1]
+    bias[1] = value
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("config", [SMALL, UNET])
+def test_scores_that_are_not_finite(make_model, sweep, device, config, value):
+    """Also where they come out of graphs that were captured while all was well."""
+    points = crop(sweep, 4)
+    for dtype in ("float32",) if device.type == "cpu" else ("float32", "float16", "bfloat16"):
+        engine = InferenceEngine(make_model(config), dtype, Preprocessing(0.2), where=device, weight="a.pth")
+        batch, _ = voxelize(points, 0.2)
+        n = len(batch["feat"])
+        engine.predict(points)
+        spoil(engine, value)
+        words = rf"{n} of {n} voxels have scores that are NaN or infinite from the inference engine of .* \(a\.pth\): "
+        for call in (lambda e=engine: e.predict(points), lambda e=engine, b=batch: e.logits(**b)):
+            with pytest.raises(FloatingPointError, match=words):
+                call()
+        spoil(engine, 0.0)
+        assert len(engine.predict(points)) == len(points)
+
+
+def test_one_nan_anywhere_in_the_network_reaches_the_scores(make_model, sweep, device):
+    """No maximum, of a pooling, an activation or a softmax, may leave it out."""
+    points = crop(sweep, 4)
+    engine = InferenceEngine(make_model(SMALL), "float32", Preprocessing(0.2), where=device)
+    engine.predict(points)
+    network = engine._network._network
+    first = network.encoder[0][0]
+    layers = (network.stem, first.position, first.qkv, first.projection, first.expansion, first.reduction)
+    for _, bias in (*layers, network.poolings[0].proj, network.unpoolings[0].below, network.unpoolings[0].skip):
+        kept = bias[0].clone()
+        bias[0] = np.nan
+        with pytest.raises(FloatingPointError, match="voxels have scores that are NaN or infinite"):
+            engine.predict(points)
+        bias[0] = kept
+    engine.predict(points)
+
+
+@pytest.mark.parametrize("config", [SMALL, UNET])
+def test_a_voxel_whose_features_are_too_large_is_found(make_model, sweep, device, config):
+    engine = InferenceEngine(make_model(config), "float32", where=device)
+    batch, _ = voxelize(crop(sweep, 4), 0.2)
+    engine.logits(**batch)
+    batch["feat"][5, 3] = np.inf
+    with pytest.raises(FloatingPointError, match="look at the weights and at the features of the points"):
+        engine.logits(**batch)
+
+
+@pytest.mark.parametrize("config", [SMALL, UNET])
+def test_weights_that_are_not_finite_or_too_large(make_model, sweep, config):
+    for entry, value in (("bias", np.nan), ("weight", np.inf)):
+        model = make_model(config)
+        getattr(head(model), entry).data.view(-1)[0] = value
+        with pytest.raises(CheckpointError, match=rf"engine of .*: 1 of \d+ entries .*{entry} \(1 of"):
+            InferenceEngine(model, "float32", where=CPU)
+    model = make_model(config)
+    next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)).running_var[0] = -1
+    with pytest.raises(CheckpointError, match=r"negative variance: .*running_var \(1 of"):
+        InferenceEngine(model, "float32", where=CPU)
+    model = make_model(config)
+    head(model).weight.data.view(-1)[0] = 7e4  # finite, but no number of float16
+    InferenceEngine(model, "float32", where=CPU)
+    InferenceEngine(model, "bfloat16", where=CPU)
+    with pytest.raises(ConfigError, match=r"float16 has no numbers as large as those in \S+: use another dtype"):
+        InferenceEngine(model, "float16", where=CPU)
+
+
+def test_every_layer_is_named_whose_folded_weights_overflow(make_model):
+    """A scale may take a weight beyond the largest number that was small enough before."""
+    layers = ("enc.enc0.block0.norm1.0", "enc.enc1.block0.cpe.1", "dec.dec0.block0.mlp.0.fc2", "dec.dec0.up.proj.1")
+    model = make_model(SMALL)
+    for name in layers:
+        model.backbone.get_submodule(name).weight.data.fill_(1e6)
+    with pytest.raises(ConfigError) as error:
+        InferenceEngine(model, "float16", where=CPU)
+    for name in ("enc.enc0.block0.attn.qkv", "enc.enc1.block0.cpe", "dec.dec0.block0.mlp.fc2", "dec.dec0.up"):
+        assert f"backbone.{name}" in str(error.value)
 
 
 @pytest.mark.parametrize(
