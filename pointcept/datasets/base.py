@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
-from .transform import Compose, add_point_keys, build_transform
+from .transform import Compose, Scanner, add_point_keys, build_transform
 from .transform.points import Sample, coord_of
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,12 @@ class BaseDataset(Dataset):
     names: tuple[str, ...] = ()
     """Class names, in the order of the class indices."""
 
+    things: tuple[str, ...] = ()
+    """The classes of countable objects, which transforms that mix scans cut out unless they are told which."""
+
+    scanner = Scanner()
+    """From where the scans are seen, for transforms that mix scans."""
+
     SPLITS: tuple[str, ...] = ("train", "val", "test")
 
     SCAN_PATTERN: str = "*.bin"
@@ -144,7 +150,7 @@ class BaseDataset(Dataset):
         self.ignore_index = ignore_index
         self.nonfinite = nonfinite
         self.test_mode = test_mode
-        self.transform = Compose(transform)
+        self.transform = Compose(transform, scans=None if test_mode else self)
         self.test_cfg = TestConfig(test_cfg) if test_cfg is not None else None
         self.data_list = self.get_data_list()
         if not self.data_list:
