@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
-from .transform import Compose, Scanner, add_point_keys, build_transform
+from .transform import Compose, MixTransform, Scanner, add_point_keys, build_transform
 from .transform.points import Sample, coord_of
 
 logger = logging.getLogger(__name__)
@@ -168,6 +168,11 @@ class BaseDataset(Dataset):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def mixes(self) -> list[str]:
+        """The transforms that mix scans."""
+        return [type(t).__name__ for t in self.transform.transforms if isinstance(t, MixTransform)]
 
     def get_data_list(self) -> list[Any]:
         """List the scans; their order is the order of the indices.

@@ -46,13 +46,41 @@ def connected_objects(coord: np.ndarray, segment: np.ndarray, cell: float) -> np
             return np.unique(group, return_inverse=True)[1][inverse]
 
 
+def in_boxes(coord: np.ndarray, objects: Sequence[np.ndarray], position: Sequence[float]) -> np.ndarray:
+    """Which points lie in the box of an object; a box has one axis along the line of sight to its object.
+
+    Args:
+        coord: float (N, 3) [m].
+        objects: float (M, 3) each [m], M >= 1.
+        position: of the scanner [m].
+
+    Returns:
+        bool (N,).
+    """
+    # One coordinate after the other: columns of (N, 3) are slow to read, and few points pass the first test.
+    x, y = (coord[:, axis] - np.float32(position[axis]) for axis in (0, 1))
+    found = np.zeros(len(coord), bool)
+    for points in objects:
+        own = points[:, :2] - np.array(position[:2], np.float32)
+        ahead = own.mean(axis=0)
+        ahead /= max(float(np.hypot(*ahead)), 1e-6)
+        along, across = own @ ahead, own @ np.array([-ahead[1], ahead[0]])
+        distance = ahead[0] * x + ahead[1] * y
+        near = np.flatnonzero((distance >= along.min()) & (distance <= along.max()))
+        side = ahead[0] * y[near] - ahead[1] * x[near]
+        near = near[(side >= across.min()) & (side <= across.max())]
+        height = coord[near, 2]
+        found[near[(height >= points[:, 2].min()) & (height <= points[:, 2].max())]] = True
+    return found
+
+
 @TRANSFORMS.register_module()
 class InstancePaste(MixTransform):
     """Paste objects of rare classes of other scans (CutMix of instances, as copy-and-paste in many LiDAR methods).
 
     From each partner a number of objects is drawn: a class, uniformly from those of ``classes`` that it has, then an
     object of that class. An object is turned about the scanner by a random angle, so that its range, height and density
-    stay those of a scan. It replaces the points of the sample in its box.
+    stay those of a scan.
 
     Objects are the ``instance`` ids >= 0 of a partner that has such an entry, else connected points of one class.
 
@@ -64,6 +92,7 @@ class InstancePaste(MixTransform):
         angle: (low, high) of the turn, drawn uniformly [degrees].
         min_points: objects of fewer points are left out.
         cell: points of one class belong together if their cells of this size, seen from above, touch [m].
+        clear: leave out the points of the sample in the boxes of pasted objects.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -78,6 +107,7 @@ class InstancePaste(MixTransform):
         angle: Sequence[float] = (0, 360),
         min_points: int = 20,
         cell: float = 0.5,
+        clear: bool = True,
     ) -> None:
         super().__init__(p)
         self.classes = ClassChoice(classes, "InstancePaste")
@@ -91,6 +121,9 @@ class InstancePaste(MixTransform):
         self.angle = check_range(angle, "angle")
         self.min_points = int(check_number(min_points, "min_points", 1))
         self.cell = check_number(cell, "cell", 0, open_low=True)
+        if not isinstance(clear, bool):
+            raise ConfigError(f"clear must be True or False, got {clear!r}")
+        self.clear = clear
 
     def bind(self, source: ScanSource, before: Callable[[Sample], Sample]) -> None:
         """See :meth:`MixTransform.bind`."""
@@ -99,14 +132,16 @@ class InstancePaste(MixTransform):
 
     def mix(self, sample: Sample, partner: Sample) -> Sample:
         """See the class."""
-        pasted = [self._placed(partner, points) for points in self._choose(partner)]
+        position = self.scanner.position
+        pasted = [
+            turned(select_points(partner, points), np.random.uniform(*self.angle), position)
+            for points in self._choose(partner)
+        ]
         if not pasted:
             return sample
-        coord = coord_of(sample)
-        free = np.ones(len(coord), bool)
-        for points in pasted:
-            free &= ~self._in_box(coord, points["coord"])
-        return concat_scans([select_points(sample, free), *pasted], self.ignore_index)
+        if self.clear:
+            sample = select_points(sample, ~in_boxes(coord_of(sample), [new["coord"] for new in pasted], position))
+        return concat_scans([sample, *pasted], self.ignore_index)
 
     def _choose(self, partner: Sample) -> list[np.ndarray]:
         """The points of the objects to paste, int (M,) each."""
@@ -119,7 +154,8 @@ class InstancePaste(MixTransform):
             return []
         segment = partner["segment"][points]
         if "instance" in partner:
-            _, objects = np.unique(np.stack([segment, partner["instance"][points]]), axis=1, return_inverse=True)
+            instance = partner["instance"][points].astype(np.int64)
+            objects = np.unique(segment * (instance.max() + 1) + instance, return_inverse=True)[1]
         else:
             objects = connected_objects(coord_of(partner)[points], segment, self.cell)
         sizes = np.bincount(objects)
@@ -134,21 +170,3 @@ class InstancePaste(MixTransform):
             candidates = large[class_of[large] == present[np.random.randint(len(present))]]
             chosen.append(points[objects == candidates[np.random.randint(len(candidates))]])
         return chosen
-
-    def _placed(self, partner: Sample, points: np.ndarray) -> Sample:
-        """One object at its new place."""
-        return turned(select_points(partner, points), np.random.uniform(*self.angle), self.scanner.position)
-
-    def _in_box(self, coord: np.ndarray, pasted: np.ndarray) -> np.ndarray:
-        """Which points lie in the box around an object that has one axis along its line of sight, bool (N,)."""
-        position = np.array(self.scanner.position, np.float32)
-        ahead = pasted[:, :2].mean(axis=0) - position[:2]
-        ahead /= max(float(np.hypot(*ahead)), 1e-6)
-        axes = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]], np.float32)
-        own = (pasted[:, :2] - position[:2]) @ axes
-        low, high = own.min(axis=0), own.max(axis=0)
-        inside = (coord[:, 2] >= pasted[:, 2].min()) & (coord[:, 2] <= pasted[:, 2].max())
-        candidates = np.flatnonzero(inside)
-        places = (coord[candidates, :2] - position[:2]) @ axes
-        inside[candidates] = ((places >= low) & (places <= high)).all(axis=1)
-        return inside
