@@ -38,9 +38,9 @@ def connected_objects(coord: np.ndarray, segment: np.ndarray, cell: float) -> np
     while True:
         before = group.copy()
         for first, second in edges:
-            lowest = np.minimum(group[first], group[second])
-            group[first] = lowest
-            group[second] = lowest
+            # One after the other: a cell may be the first of one pair and the second of another.
+            group[first] = np.minimum(group[first], group[second])
+            group[second] = np.minimum(group[second], group[first])
         group = group[group]
         if (group == before).all():
             return np.unique(group, return_inverse=True)[1][inverse]
@@ -63,7 +63,9 @@ def in_boxes(coord: np.ndarray, objects: Sequence[np.ndarray], position: Sequenc
     for points in objects:
         own = points[:, :2] - np.array(position[:2], np.float32)
         ahead = own.mean(axis=0)
-        ahead /= max(float(np.hypot(*ahead)), 1e-6)
+        distance_of_object = float(np.hypot(*ahead))
+        # An object around the scanner has no line of sight: any axis will do.
+        ahead = ahead / distance_of_object if distance_of_object > 1e-3 else np.array([1, 0], np.float32)
         along, across = own @ ahead, own @ np.array([-ahead[1], ahead[0]])
         distance = ahead[0] * x + ahead[1] * y
         near = np.flatnonzero((distance >= along.min()) & (distance <= along.max()))

@@ -21,6 +21,9 @@ from .points import LABEL_KEYS, POINT_KEYS, Sample, check_number, check_range, c
 JOIN = "+"
 """What stands between the names of the scans that a sample is made of, as in Mix3D."""
 
+DRAWS = 20
+"""How often a partner is drawn anew if it is in the sample already; a scan mixed with itself does no harm."""
+
 
 class Scanner(NamedTuple):
     """From where a data set's scans are seen."""
@@ -101,14 +104,15 @@ class MixTransform:
         return sample
 
     def _draw(self, sample: Sample) -> Sample:
-        """A scan drawn uniformly from all scans but those that ``sample`` is made of (itself, if there is no other)."""
+        """A scan drawn uniformly from those that ``sample`` is not made of already, if there are others."""
         source = self._source
         if source is None:
             raise ConfigError(f"{type(self).__name__} needs other scans: it works in the transform of a data set only")
-        number = len(source.data_list)
-        index = np.random.randint(number)
-        if number > 1 and source.get_data_name(index) in str(sample.get("name")).split(JOIN):
-            index = (index + 1 + np.random.randint(number - 1)) % number
+        used = str(sample.get("name")).split(JOIN)
+        for _ in range(DRAWS):
+            index = np.random.randint(len(source.data_list))
+            if source.get_data_name(index) not in used:
+                break
         return self._before(source.get_data(index))
 
 
@@ -157,10 +161,10 @@ class ClassChoice:
         """Which points have one of the classes, bool (N,).
 
         Raises:
-            ConfigError: names were given and no data set to look them up in.
+            ConfigError: the classes are not resolved: there is no data set.
         """
         if self.ids is None:
-            raise ConfigError(f"{self.owner}: class names need a data set, which owns them")
+            raise ConfigError(f"{self.owner}: without a data set, classes must be indices, got {self.classes!r}")
         table = np.zeros(self.ids[-1] + 3, bool)
         table[self.ids + 1] = True
         # Row 0 is any negative label, the last row any class beyond the chosen ones.
@@ -231,7 +235,7 @@ def turned(sample: Sample, angle: float, position: Sequence[float]) -> Sample:
 
 
 def in_sector(coord: np.ndarray, start: float, width: float, position: Sequence[float]) -> np.ndarray:
-    """Which points lie in the sector [start, start + width) of azimuths [degrees], seen from ``position``, bool (N,)."""
+    """Which points lie in the azimuths [start, start + width) [degrees], seen from ``position`` [m], bool (N,)."""
     first, last = np.radians(start), np.radians(start + width)
     x, y = coord[:, 0] - np.float32(position[0]), coord[:, 1] - np.float32(position[1])
     # Sides of the two edges: a tenth of the time of an arc tangent.
@@ -255,7 +259,7 @@ class PolarMix(MixTransform):
         sector: (low, high) of the sector's width, drawn uniformly, in [0, 360] degrees; its start is uniform.
         rotate_paste_ratio: probability of the pasting, if mixed.
         classes: indices or names of the classes to paste; None: the ``things`` of the data set.
-        turns: for each copy (low, high) of the angle by which it is turned about the scanner, drawn uniformly [degrees].
+        turns: for each copy (low, high) of its turn about the scanner, drawn uniformly [degrees].
 
     Raises:
         ConfigError: an argument is out of its range.
