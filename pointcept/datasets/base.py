@@ -109,7 +109,10 @@ class BaseDataset(Dataset):
     """Class names, in the order of the class indices."""
 
     things: tuple[str, ...] = ()
-    """The classes of countable objects, which transforms that mix scans cut out unless they are told which."""
+    """The classes of countable objects, which PolarMix pastes unless it is told which."""
+
+    rare: tuple[str, ...] = ()
+    """Those of ``things`` that have few points, which InstancePaste pastes unless it is told which."""
 
     scanner = Scanner()
     """From where the scans are seen, for transforms that mix scans."""
@@ -259,7 +262,11 @@ class BaseDataset(Dataset):
 
     def prepare_train_data(self, idx: int) -> Sample:
         """Scan ``idx`` after ``transform``."""
-        return self.transform(self.get_data(idx))
+        return self.transform(self.read(idx))
+
+    def read(self, idx: int) -> Sample:
+        """Scan ``idx`` as :meth:`get_data` gives it, for samples and for partners of mixed scans."""
+        return self.get_data(idx)
 
     def prepare_test_data(self, idx: int) -> dict[str, Any]:
         """Scan ``idx`` as fragments for inference.
@@ -277,7 +284,7 @@ class BaseDataset(Dataset):
             ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
         """
         assert self.test_cfg is not None
-        sample = self.transform(self.get_data(idx))
+        sample = self.transform(self.read(idx))
         num_points = len(coord_of(sample))
         result = {"name": sample.pop("name"), "num_points": num_points}
         for key in ("segment", "origin_segment", "inverse"):

@@ -103,6 +103,7 @@ class NuScenesDataset(BaseDataset):
 
     names = tuple(CLASSES)
     things = names[:10]  # barrier to truck
+    rare = tuple(name for name in things if name != "car")
     scanner = Scanner(pitch_range=(-30.67, 10.67))
     SCAN_PATTERN = "*.pcd.bin"
     PREDICTION_SUFFIX = ".bin"

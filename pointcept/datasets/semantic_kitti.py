@@ -98,6 +98,7 @@ class SemanticKITTIDataset(BaseDataset):
 
     names = tuple(CLASSES)
     things = names[:8]  # car to motorcyclist
+    rare = things[1:]  # all but car
     scanner = Scanner(pitch_range=(-25.0, 3.0))
     PREDICTION_SUFFIX = ".label"
 

@@ -84,6 +84,7 @@ class WaymoDataset(BaseDataset):
 
     names = NAMES
     things = (*NAMES[:7], *NAMES[10:13])  # Car to Pedestrian, Construction-Cone to Motorcycle
+    rare = things[1:]  # all but Car
     scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
     SCAN_PATTERN = "coord.npy"
     SPLITS = SPLITS

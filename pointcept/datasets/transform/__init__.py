@@ -14,7 +14,7 @@ from .geometry import (
     RandomShift,
 )
 from .instances import InstancePaste
-from .mixing import LaserMix, MixTransform, PolarMix, Scanner
+from .mixing import LaserMix, MixTransform, PolarMix, Scanner, concat_scans
 from .points import add_point_keys, child_generator, point_keys, select_points
 from .sampling import GridSample, RandomDropout, ShufflePoint, SphereCrop
 
@@ -45,6 +45,7 @@ __all__ = [
     "add_point_keys",
     "build_transform",
     "child_generator",
+    "concat_scans",
     "point_keys",
     "select_points",
 ]

@@ -39,11 +39,12 @@ class ScanSource(Protocol):
 
     names: tuple[str, ...]
     things: tuple[str, ...]
+    rare: tuple[str, ...]
     scanner: Scanner
     ignore_index: int
     data_list: list[Any]
 
-    def get_data(self, idx: int) -> Sample:
+    def read(self, idx: int) -> Sample:
         """Read scan ``idx``."""
 
     def get_data_name(self, idx: int) -> str:
@@ -51,9 +52,9 @@ class ScanSource(Protocol):
 
 
 class MixTransform:
-    """Base of transforms that mix a sample with other scans of its data set: derive and write :meth:`mix`.
+    """Base of transforms that mix a sample with another scan of its data set: derive and write :meth:`mix`.
 
-    It goes first in ``transform`` of a training set: before what moves the scanner, before voxels and tensors. A
+    It goes first in ``transform`` of a training set: before what moves the scanner, before voxels and tensors. The
     partner has passed the transforms that stand before the mix, except other mixes.
 
     Args:
@@ -63,14 +64,11 @@ class MixTransform:
         ConfigError: ``p`` is outside [0, 1].
     """
 
-    partners: int = 1
-    """How many other scans are mixed in, one after the other."""
-
     def __init__(self, p: float) -> None:
         self.p = check_number(p, "p", 0, 1)
         self.scanner = Scanner()
         self.ignore_index = -1
-        self._source: ScanSource | None = None
+        self.source: ScanSource | None = None
         self._before: Callable[[Sample], Sample]
 
     def bind(self, source: ScanSource, before: Callable[[Sample], Sample]) -> None:
@@ -79,9 +77,9 @@ class MixTransform:
         Raises:
             ConfigError: an argument does not suit the data set, or the transform serves another one already.
         """
-        if self._source is not None:
+        if self.source is not None:
             raise ConfigError(f"this {type(self).__name__} belongs to another data set: each needs its own")
-        self._source, self._before = source, before
+        self.source, self._before = source, before
         self.scanner, self.ignore_index = source.scanner, source.ignore_index
 
     def mix(self, sample: Sample, partner: Sample) -> Sample:
@@ -89,38 +87,34 @@ class MixTransform:
         raise NotImplementedError
 
     def __call__(self, sample: Sample) -> Sample:
-        """Mix ``sample`` with drawn partners, with probability ``p``.
+        """Mix ``sample`` with a drawn partner, with probability ``p``.
 
         Raises:
             ConfigError: there is no data set to draw from, or the sample consists of voxels or tensors already.
-            DataError: a partner cannot be read or has other entries.
+            DataError: the partner cannot be read or has other entries.
         """
         coord_of(sample)
         if "grid_coord" in sample or "inverse" in sample:
             raise ConfigError(f"{type(self).__name__} mixes points, not voxels: put it before GridSample")
-        if np.random.random() < self.p:
-            for _ in range(self.partners):
-                sample = self.mix(sample, self._draw(sample))
-        return sample
-
-    def _draw(self, sample: Sample) -> Sample:
-        """A scan drawn uniformly from those that ``sample`` is not made of already, if there are others."""
-        source = self._source
-        if source is None:
+        if self.source is None:
             raise ConfigError(f"{type(self).__name__} needs other scans: it works in the transform of a data set only")
+        return self.mixed(sample, self.source) if np.random.random() < self.p else sample
+
+    def mixed(self, sample: Sample, source: ScanSource) -> Sample:
+        """``sample`` mixed with a scan drawn uniformly from those that it is not made of, if there are others."""
         used = str(sample.get("name")).split(JOIN)
         for _ in range(DRAWS):
             index = np.random.randint(len(source.data_list))
             if source.get_data_name(index) not in used:
                 break
-        return self._before(source.get_data(index))
+        return self.mix(sample, self._before(source.read(index)))
 
 
 class ClassChoice:
     """Classes that a config gives by number or by name.
 
     Args:
-        classes: a list of class indices or names; None for the ``things`` of the data set.
+        classes: a list of class indices or names; None for the data set's default.
         owner: the transform, for messages.
 
     Raises:
@@ -140,16 +134,16 @@ class ClassChoice:
         if all(isinstance(c, int) for c in classes):
             self.ids = np.unique(np.array(classes, np.int64))
 
-    def resolve(self, names: Sequence[str], things: Sequence[str]) -> None:
-        """Look the classes up among ``names``.
+    def resolve(self, names: Sequence[str], default: Sequence[str]) -> None:
+        """Look the classes up among ``names``; ``default`` are those to take if none are given.
 
         Raises:
-            ConfigError: there is no such class, or no classes are given and the data set has no ``things``.
+            ConfigError: there is no such class, or none are given and the default is empty.
         """
-        if self.classes is None and not things:
-            raise ConfigError(f"{self.owner} needs classes: the data set does not say which of its classes are things")
+        if self.classes is None and not default:
+            raise ConfigError(f"{self.owner} needs classes: the data set does not say which of its classes are objects")
         ids = []
-        for entry in things if self.classes is None else self.classes:
+        for entry in default if self.classes is None else self.classes:
             if isinstance(entry, str) and entry not in names:
                 raise ConfigError(f"{self.owner}: there is no class {entry!r}: {did_you_mean(entry, names)}")
             if isinstance(entry, int) and entry >= len(names):
@@ -194,7 +188,7 @@ def concat_scans(parts: Sequence[Sample], ignore_index: int) -> Sample:
         shapes = {value.shape[1:] for value in values}
         if len(shapes) > 1:
             raise DataError(f"scans with different shapes of {key!r} cannot be mixed: {sorted(map(str, shapes))}")
-        result[key] = np.concatenate(values).astype(values[0].dtype, copy=False)
+        result[key] = np.concatenate(values)
     if any("index_valid_keys" in part for part in parts):
         known = [key for part in parts for key in part.get("index_valid_keys", POINT_KEYS)]
         result["index_valid_keys"] = list(dict.fromkeys(known))

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pointcept.datasets import Draw, SemanticKITTIDataset
+from pointcept.datasets import BaseDataset, Draw, SemanticKITTIDataset
 from pointcept.datasets.transform import InstancePaste, Scanner
 from pointcept.datasets.transform.instances import connected_objects, in_boxes
 from pointcept.utils.errors import ConfigError
-
-RARE = ["bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist", "motorcyclist"]
 
 
 def block(x: float, y: float, z: float = 0.0, n: int = 30, size: float = 0.8) -> np.ndarray:
@@ -96,8 +94,8 @@ def paste(
 def test_an_object_keeps_range_height_and_all_its_points() -> None:
     for seed in range(10):
         mixed, objects = paste(seed)
-        assert 1 <= len(objects) <= 5
-        assert mixed["name"] == "scan+partner"
+        assert 1 <= len(objects) <= 10
+        assert mixed["name"] == f"scan+{len(objects)} objects"
         new = {key: mixed[key][mixed["segment"] > 0] for key in ("coord", "segment")}
         rows = np.concatenate(objects)
         old = PARTNER["coord"][rows]
@@ -164,13 +162,14 @@ def test_an_object_around_the_scanner() -> None:
     [
         ({"p": -0.1}, "p must be a number"),
         ({"classes": 3}, "InstancePaste: classes must be a list"),
-        ({"partners": 0}, "partners must be an integer >= 1"),
-        ({"partners": 1.5}, "partners must be an integer"),
+        ({"scans": 0}, "scans must be an integer >= 1"),
+        ({"scans": 1.5}, "scans must be an integer >= 1"),
+        ({"scans": True}, "scans must be an integer >= 1"),
         ({"count": (0, 3)}, "count must be two integers"),
         ({"count": (1, 2.5)}, "count must be two integers"),
         ({"count": (3, 1)}, "count must be .* low <= high"),
         ({"angle": (0, float("nan"))}, "angle must be 2 numbers"),
-        ({"min_points": 0}, "min_points must be a number"),
+        ({"min_points": 0}, "min_points must be an integer >= 1"),
         ({"cell": 0}, "cell must be a number"),
         ({"clear": 1}, "clear must be True or False"),
     ],
@@ -180,25 +179,72 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         InstancePaste(**arguments)
 
 
-def test_several_partners(tiny_root: Path) -> None:
-    arguments = {"type": "InstancePaste", "p": 1, "partners": 3, "min_points": 1, "classes": ["car"]}
-    dataset = SemanticKITTIDataset(["train", "val"], tiny_root, [arguments], sequences="available")
-    sample = dataset[Draw(0, 0)]
-    assert len(sample["name"].split("+")) == 4, "three others, each once"
-    assert (sample["segment"] == 0).sum() > (dataset.get_data(0)["segment"] == 0).sum()
+# --- the objects of a data set ---
+
+
+class Streets(BaseDataset):
+    """Ten scans of ground with a block of class 1 each; only the last has one of class 2."""
+
+    names = ("ground", "usual", "seldom")
+    rare = names[1:]
+    reads = 0
+
+    def get_data_list(self) -> list[Any]:
+        return list(range(10))
+
+    def get_data_name(self, idx: int) -> str:
+        return f"street{idx}"
+
+    def get_data(self, idx: int) -> dict[str, Any]:
+        self.reads += 1
+        seldom = [(block(0, 9), 2)] if idx == 9 else []
+        return scan((GROUND["coord"][:500], 0), (block(5, 5), 1), *seldom, name=self.get_data_name(idx))
+
+
+def with_class(dataset: BaseDataset, number: int, draws: int = 60) -> int:
+    """How many of these samples have the class."""
+    return sum((dataset[Draw(i % 9, i)]["segment"] == number).any() for i in range(draws))
+
+
+def test_a_class_of_one_scan_is_as_likely_as_the_others() -> None:
+    dataset = Streets(transform=[{"type": "InstancePaste", "p": 1, "count": (1, 1)}])
+    assert 18 < with_class(dataset, 2) < 42
+    assert dataset.reads == 60 + 10, "all scans are read once for their objects"
+    assert dataset[Draw(0, 0)]["name"] == "street0+1 objects"
+
+
+def test_few_scans_give_objects_from_first_to_last() -> None:
+    dataset = Streets(transform=[{"type": "InstancePaste", "p": 1, "scans": 2}])
+    assert with_class(dataset, 2, 20) > 10
+    assert dataset.reads == 22
+    dataset = Streets(transform=[{"type": "InstancePaste", "p": 1, "scans": 1}])
+    assert with_class(dataset, 2, 20) == 0
+
+
+def test_objects_do_not_depend_on_who_draws() -> None:
+    first, second = (Streets(transform=[{"type": "InstancePaste", "p": 0.7}]) for _ in range(2))
+    draws = [Draw(i, 100 + i) for i in range(8)]
+    expected = [first[draw]["coord"] for draw in draws]
+    for draw, coord in reversed(list(zip(draws, expected, strict=True))):
+        np.testing.assert_array_equal(second[draw]["coord"], coord)
+
+
+def test_a_data_set_without_its_classes(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Streets(transform=[{"type": "InstancePaste", "p": 1, "classes": ["seldom"], "scans": 1}])
+    assert [dataset[Draw(0, i)]["name"] for i in range(3)] == ["street0"] * 3
+    assert caplog.text.count("1 scans have no object of its classes, so that it pastes none") == 1
 
 
 def test_rare_classes_grow_on_real_scans(kitti_root: Path) -> None:
-    chain = [{"type": "InstancePaste", "p": 1, "classes": RARE}]
-    dataset = SemanticKITTIDataset("train", kitti_root, chain, sequences="available")
-    ids = [dataset.names.index(name) for name in RARE]
+    dataset = SemanticKITTIDataset("train", kitti_root, [{"type": "InstancePaste", "p": 1}], sequences="available")
+    ids = [dataset.names.index(name) for name in dataset.rare]
     before = after = 0
     for index in range(10):
         plain, mixed = dataset.get_data(index), dataset[Draw(index, index)]
         before += np.isin(plain["segment"], ids).sum()
         after += np.isin(mixed["segment"], ids).sum()
         assert abs(len(mixed["coord"]) - len(plain["coord"])) < 20_000
-    assert after > 1.3 * before > 0
+    assert after > 2 * before > 0
 
 
 def test_connected_points_are_the_instances_of_real_scans(kitti_root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pointcept.datasets import (
+    TRANSFORMS,
     BaseDataset,
     Draw,
     NuScenesDataset,
@@ -21,10 +23,11 @@ from pointcept.datasets import (
     build_dataset,
     point_collate_fn,
 )
-from pointcept.datasets.transform import Compose, LaserMix, MixTransform, PolarMix, Scanner
-from pointcept.datasets.transform.mixing import ClassChoice, concat_scans, in_sector
+from pointcept.datasets.transform import Compose, LaserMix, MixTransform, PolarMix, Scanner, concat_scans, select_points
+from pointcept.datasets.transform.mixing import ClassChoice, in_sector
 from pointcept.engines.sampler import TrainSampler
 from pointcept.utils.errors import ConfigError, DataError
+from tests.paths import REPO
 
 SECTOR = {"p": 1, "swap_ratio": 1, "rotate_paste_ratio": 0}
 PASTE = {"p": 1, "swap_ratio": 0, "rotate_paste_ratio": 1}
@@ -388,6 +391,22 @@ def test_a_mix_serves_one_data_set() -> None:
     assert "+" in dataset[Draw(0, 0)]["name"]
     with pytest.raises(ConfigError, match=r"transform\[0\]: this LaserMix belongs to another data set"):
         Clouds(transform=[mix])
+
+
+# --- documentation ---
+
+
+def test_the_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "extending.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "MixTransform" in block]
+    monkeypatch.setattr(TRANSFORMS, "_entries", dict(TRANSFORMS._entries))
+    names = {"TRANSFORMS": TRANSFORMS, "MixTransform": MixTransform, "np": np, "Sample": dict}
+    exec(example, {**names, "concat_scans": concat_scans, "select_points": select_points})
+    sample = Clouds(transform=[{"type": "NearAndFar", "p": 1, "distance": 2}])[Draw(0, 0)]
+    own = sample["strength"][:, 0] < 1000
+    distance = np.hypot(*sample["coord"][:, :2].T)
+    assert "+" in sample["name"]
+    assert distance[own].max() <= 2 < distance[~own].min()
 
 
 # --- the data sets ---
