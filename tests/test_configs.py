@@ -20,7 +20,7 @@ from pointcept.engines.defaults import load_config
 from pointcept.engines.study.plan import Planner, load_study
 from pointcept.evaluation import ConfusionMatrix
 from pointcept.models import Distiller, build_inference_model, build_model
-from pointcept.utils.config import Config
+from pointcept.utils.config import Config, parse_options
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.registry import registries
 from tests.paths import CONFIGS, REPO
@@ -138,6 +138,15 @@ def test_a_distillation_reads_what_the_teachers_config_writes(path: Path) -> Non
     teacher = teachers[cfg.model.teacher_weight]
     assert cfg.model.teacher == teacher.model
     assert cfg.data.val == teacher.data.val
+
+
+def test_mixes_stand_before_the_usual_transforms() -> None:
+    plain = load_config(CONFIGS / "semantic_kitti" / "student.py").data.train.transform
+    options = parse_options(["data.train.transform.0.p=0.25", 'data.train.transform.2.classes=["person", 7]'])
+    mixed = load_config(CONFIGS / "semantic_kitti" / "student_mixed.py", options).data.train.transform
+    assert [step.type for step in mixed[: -len(plain)]] == ["LaserMix", "PolarMix", "InstancePaste"]
+    assert mixed[-len(plain) :] == plain
+    assert (mixed[0].p, mixed[2].classes) == (0.25, ["person", 7])
 
 
 # --- one owner for each fact ---

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
-from .transform import Compose, add_point_keys, build_transform
+from .transform import Compose, MixTransform, Scanner, add_point_keys, build_transform
 from .transform.points import Sample, coord_of
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,15 @@ class BaseDataset(Dataset):
     names: tuple[str, ...] = ()
     """Class names, in the order of the class indices."""
 
+    things: tuple[str, ...] = ()
+    """The classes of countable objects, which PolarMix pastes unless it is told which."""
+
+    rare: tuple[str, ...] = ()
+    """Those of ``things`` that have few points, which InstancePaste pastes unless it is told which."""
+
+    scanner = Scanner()
+    """From where the scans are seen, for transforms that mix scans."""
+
     SPLITS: tuple[str, ...] = ("train", "val", "test")
 
     SCAN_PATTERN: str = "*.bin"
@@ -144,7 +153,7 @@ class BaseDataset(Dataset):
         self.ignore_index = ignore_index
         self.nonfinite = nonfinite
         self.test_mode = test_mode
-        self.transform = Compose(transform)
+        self.transform = Compose(transform, scans=None if test_mode else self)
         self.test_cfg = TestConfig(test_cfg) if test_cfg is not None else None
         self.data_list = self.get_data_list()
         if not self.data_list:
@@ -162,6 +171,11 @@ class BaseDataset(Dataset):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def mixes(self) -> list[str]:
+        """The transforms that mix scans."""
+        return [type(t).__name__ for t in self.transform.transforms if isinstance(t, MixTransform)]
 
     def get_data_list(self) -> list[Any]:
         """List the scans; their order is the order of the indices.
@@ -248,7 +262,11 @@ class BaseDataset(Dataset):
 
     def prepare_train_data(self, idx: int) -> Sample:
         """Scan ``idx`` after ``transform``."""
-        return self.transform(self.get_data(idx))
+        return self.transform(self.read(idx))
+
+    def read(self, idx: int) -> Sample:
+        """Scan ``idx`` as :meth:`get_data` gives it, for samples and for partners of mixed scans."""
+        return self.get_data(idx)
 
     def prepare_test_data(self, idx: int) -> dict[str, Any]:
         """Scan ``idx`` as fragments for inference.
@@ -266,7 +284,7 @@ class BaseDataset(Dataset):
             ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
         """
         assert self.test_cfg is not None
-        sample = self.transform(self.get_data(idx))
+        sample = self.transform(self.read(idx))
         num_points = len(coord_of(sample))
         result = {"name": sample.pop("name"), "num_points": num_points}
         for key in ("segment", "origin_segment", "inverse"):

@@ -63,6 +63,11 @@ class ConcatDataset(Dataset):
         """Number of classes."""
         return len(self.names)
 
+    @property
+    def mixes(self) -> list[str]:
+        """The transforms that mix scans, each within its data set."""
+        return [name for dataset in self.datasets for name in dataset.mixes]
+
     def get_data_name(self, idx: int) -> str:
         """Name of sample ``idx`` in [0, len(data_list)): number of its data set / its name there."""
         number, index = self.data_list[idx]

@@ -18,6 +18,7 @@ from .preprocessing.nuscenes.info import info_path
 from .reading import UNKNOWN, finite_rows, map_labels, read_binary
 from .safe_pickle import load_plain_pickle
 from .submission import check_prediction, write_array
+from .transform.mixing import Scanner
 from .transform.points import Sample, add_point_keys
 
 CLASSES: dict[str, tuple[int, ...]] = {
@@ -101,6 +102,9 @@ class NuScenesDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
+    things = names[:10]  # barrier to truck
+    rare = tuple(name for name in things if name != "car")
+    scanner = Scanner(pitch_range=(-30.67, 10.67))
     SCAN_PATTERN = "*.pcd.bin"
     PREDICTION_SUFFIX = ".bin"
     SPLITS = ("train", "val", "test", "mini_train", "mini_val")

@@ -15,6 +15,7 @@ from .base import BaseDataset
 from .builder import DATASETS
 from .reading import UNKNOWN, finite_rows, map_labels, read_binary, require_folder
 from .submission import check_prediction, write_array
+from .transform.mixing import Scanner
 from .transform.points import Sample
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ class SemanticKITTIDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
+    things = names[:8]  # car to motorcyclist
+    rare = things[1:]  # all but car
+    scanner = Scanner(pitch_range=(-25.0, 3.0))
     PREDICTION_SUFFIX = ".label"
 
     def __init__(

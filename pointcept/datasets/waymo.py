@@ -18,6 +18,7 @@ from .preprocessing.waymo.protos import dataset_pb2, encode_matrix, segmentation
 from .preprocessing.waymo.range_image import RETURNS
 from .reading import finite_rows, require_folder
 from .submission import check_prediction, write_array
+from .transform.mixing import Scanner
 from .transform.points import Sample
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ class WaymoDataset(BaseDataset):
     """
 
     names = NAMES
+    things = (*NAMES[:7], *NAMES[10:13])  # Car to Pedestrian, Construction-Cone to Motorcycle
+    rare = things[1:]  # all but Car
+    scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
     SCAN_PATTERN = "coord.npy"
     SPLITS = SPLITS
 

@@ -255,9 +255,12 @@ def eval_loader(dataset: Any, cfg: Any) -> Loader:
     """The loader of validation batches: each sample once, in order.
 
     Raises:
-        ConfigError: ``batch_size_val`` is not divisible by the number of processes.
+        ConfigError: ``batch_size_val`` is not divisible by the number of processes, or the data set mixes scans.
         DataError: the data set is empty.
     """
+    mixes = getattr(dataset, "mixes", ())
+    if mixes:
+        raise ConfigError(f"data.val.transform has {', '.join(mixes)}, which mixes scans: for data.train only")
     batch_size = per_process(cfg.batch_size_val, "batch_size_val")
     return _loader(dataset, _eval_sampler(dataset), batch_size, collate_val, cfg.num_worker, 0)
 

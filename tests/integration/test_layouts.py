@@ -19,7 +19,7 @@ import torch
 
 pytest.importorskip("embreex", reason="the simulator needs the extra 'simulator'")
 
-from pointcept.datasets import BaseDataset, NuScenesDataset, SemanticKITTIDataset, WaymoDataset
+from pointcept.datasets import BaseDataset, Draw, NuScenesDataset, SemanticKITTIDataset, WaymoDataset
 from pointcept.datasets.preprocessing.nuscenes import preprocess_nuscenes_info
 from pointcept.datasets.preprocessing.waymo import preprocess_waymo
 from pointcept.datasets.simulator import Settings, generate, layouts
@@ -106,8 +106,8 @@ class Run:
     def report(self) -> dict[str, Any]:
         return json.loads((self.folder / "result" / "miou_precise.json").read_text())
 
-    def dataset(self, split: int) -> Any:
-        arguments = {"sequences": "available"} if self.layout == "semantic_kitti" else {}
+    def dataset(self, split: int, **arguments: Any) -> Any:
+        arguments |= {"sequences": "available"} if self.layout == "semantic_kitti" else {}
         kind = LAYOUTS[self.layout]
         return kind.dataset(kind.splits[split], self.root, **arguments)
 
@@ -178,6 +178,18 @@ def test_labelled_scans_get_a_table(tested: Run) -> None:
     assert report["num_points"] == (labels >= 0).sum() > 1000, "every labelled point counts, at full resolution"
     assert report["num_classes_present"] == len(np.unique(labels[labels >= 0])) > 3
     assert "mIoU precise" in (tested.folder / "test.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "mix", [{"type": "PolarMix"}, {"type": "LaserMix"}, {"type": "InstancePaste", "min_points": 1}]
+)
+def test_scans_are_mixed_as_the_data_set_says(run: Run, mix: dict[str, Any]) -> None:
+    data = run.dataset(0, transform=[{**mix, "p": 1}])
+    mixed, plain = [data[Draw(i, seed)] for i in range(FRAMES) for seed in range(4)], data.get_data(0)
+    assert any("+" in sample["name"] for sample in mixed)
+    for sample in mixed:
+        assert sample.keys() == plain.keys()
+        assert len(sample["coord"]) == len(sample["strength"]) == len(sample["segment"])
 
 
 def test_unlabelled_scans_become_a_submission_and_no_miou(

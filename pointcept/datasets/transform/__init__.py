@@ -13,6 +13,8 @@ from .geometry import (
     RandomScale,
     RandomShift,
 )
+from .instances import InstancePaste
+from .mixing import LaserMix, MixTransform, PolarMix, Scanner, concat_scans
 from .points import add_point_keys, child_generator, point_keys, select_points
 from .sampling import GridSample, RandomDropout, ShufflePoint, SphereCrop
 
@@ -23,7 +25,11 @@ __all__ = [
     "Copy",
     "ElasticDistortion",
     "GridSample",
+    "InstancePaste",
+    "LaserMix",
+    "MixTransform",
     "PointClip",
+    "PolarMix",
     "RandomDropout",
     "RandomFlip",
     "RandomJitter",
@@ -31,6 +37,7 @@ __all__ = [
     "RandomRotateTargetAngle",
     "RandomScale",
     "RandomShift",
+    "Scanner",
     "ShufflePoint",
     "SphereCrop",
     "ToTensor",
@@ -38,6 +45,7 @@ __all__ = [
     "add_point_keys",
     "build_transform",
     "child_generator",
+    "concat_scans",
     "point_keys",
     "select_points",
 ]

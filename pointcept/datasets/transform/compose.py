@@ -8,6 +8,7 @@ from typing import Any
 from pointcept.datasets.builder import TRANSFORMS
 from pointcept.utils.errors import ConfigError
 
+from .mixing import MixTransform, ScanSource
 from .points import Sample
 
 Transform = Callable[[Sample], Any]
@@ -31,16 +32,38 @@ class Compose:
     Args:
         cfgs: configs of transforms (or callables on the sample dict); None is the empty chain.
         where: name of the chain in messages, for instance ``transform`` or ``test_cfg.post_transform``.
+        scans: the data set from which transforms that mix scans take their partners; None: such are refused.
 
     Raises:
         ConfigError: ``cfgs`` is no list or one of its entries is wrong.
     """
 
-    def __init__(self, cfgs: Sequence[Mapping[str, Any] | Transform] | None = None, where: str = "transform") -> None:
+    def __init__(
+        self,
+        cfgs: Sequence[Mapping[str, Any] | Transform] | None = None,
+        where: str = "transform",
+        scans: ScanSource | None = None,
+    ) -> None:
         if cfgs is not None and (isinstance(cfgs, (str, Mapping)) or not isinstance(cfgs, Sequence)):
             raise ConfigError(f"{where} must be a list of transforms, got {type(cfgs).__name__}")
         self.where = where
         self.transforms = [build_transform(cfg, f"{where}[{i}]") for i, cfg in enumerate(cfgs or ())]
+        for i, transform in enumerate(self.transforms):
+            if isinstance(transform, MixTransform):
+                self._bind(transform, i, scans)
+
+    def _bind(self, mix: MixTransform, position: int, scans: ScanSource | None) -> None:
+        """Lead ``mix`` to the scans from which it takes its partners."""
+        where = f"{self.where}[{position}]"
+        if scans is None:
+            raise ConfigError(
+                f"{where}: {type(mix).__name__} mixes scans, which only the transforms of a training set may"
+            )
+        before = [other for other in self.transforms[:position] if not isinstance(other, MixTransform)]
+        try:
+            mix.bind(scans, Compose(before, f"{self.where} before [{position}]"))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the transformed sample.

@@ -65,6 +65,16 @@ def test_a_slow_transform_shows(tiny_root: Path) -> None:
     assert result["rows"][1]["step"] == "0 function"
 
 
+def test_a_mix_owns_the_time_of_its_partner(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SemanticKITTIDataset.get_data
+    monkeypatch.setattr(SemanticKITTIDataset, "get_data", lambda self, idx: (time.sleep(0.02), read(self, idx))[1])
+    mixed = [{"type": "LaserMix", "p": 1}, *TRAIN]
+    result = measure(section(tiny_root, transform=mixed), samples=3, warmup=0)
+    first, second = (row["median"] for row in result["rows"][:2])
+    assert 20 <= first < 35, "one scan is read for itself"
+    assert 20 <= second < 40, "and one is mixed in"
+
+
 def test_test_mode_times_fragments(tiny_root: Path) -> None:
     result = measure(section(tiny_root, transform=[], test_mode=True, test_cfg=TEST_CFG), samples=2)
     parts = [("fragments", step) for step in ("aug_transform", "voxelize", "crop", "post_transform")]

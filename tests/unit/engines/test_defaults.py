@@ -131,6 +131,15 @@ def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
             loader(fakes.FakeDataset(scans=0), cfg)
 
 
+def test_an_evaluation_mixes_no_scans(tmp_path: Path) -> None:
+    dataset = fakes.FakeDataset()
+    dataset.mixes = ["PolarMix"]
+    with pytest.raises(
+        ConfigError, match=r"data\.val\.transform has PolarMix, which mixes scans: for data\.train only"
+    ):
+        eval_loader(dataset, fakes.make_config(tmp_path))
+
+
 def test_errors_of_samples_keep_their_kind() -> None:
     class Bad(fakes.FakeDataset):
         def __getitem__(self, draw: object) -> dict[str, object]:
