@@ -89,8 +89,8 @@ class _Block:
         branch = padded.linear(attended, *self.projection, count, self.dtype)
         x, normal = padded.residual_norm(x, branch, count, self.eps[1], self.dtype, rows=places)
         hidden = padded.linear(normal, *self.expansion, count, self.dtype, activation="gelu")
-        options = {"residual": x, "copy": rows, "copy_branch": self.feeds_branch}
-        return _Features.of(padded.linear(hidden, *self.reduction, count, x.dtype, **options), rows)
+        x = padded.linear(hidden, *self.reduction, count, x.dtype, residual=x, copy=rows, copy_branch=self.feeds_branch)
+        return _Features.of(x, rows)
 
 
 class _Pooling:

@@ -11,14 +11,9 @@ from pointcept.utils.errors import ConfigError
 def _block(drop_path: float = 0.0, **options) -> Block:
     torch.manual_seed(0)
     defaults = {"mlp_ratio": 2.0, "qkv_bias": True, "qk_scale": None, "attn_drop": 0.0, "proj_drop": 0.0}
-    flags = {
-        "pre_norm": True,
-        "enable_rpe": False,
-        "upcast_attention": False,
-        "recompute": None,
-        "cpe_input": "residual",
-    }
-    block = Block(8, 2, 16, drop_path, 0, BlockOptions(**{**defaults, **flags, **options})).double()
+    flags = {"pre_norm": True, "enable_rpe": False, "upcast_attention": False, "recompute": None}
+    options = {**defaults, **flags, "cpe_input": "residual", **options}
+    block = Block(8, 2, 16, drop_path, 0, BlockOptions(**options)).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return block
@@ -98,8 +93,7 @@ def test_values_and_gradients_equal_the_formula(options, level):
         torch.manual_seed(5)
         out, following = run(*inputs)
         (out * direction + following * another).sum().backward()
-        results.append(
-            [out.detach(), following.detach(), *(t.grad for t in inputs), *(p.grad for p in block.parameters())]
-        )
+        gradients = [t.grad for t in (*inputs, *block.parameters())]
+        results.append([out.detach(), following.detach(), *gradients])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
