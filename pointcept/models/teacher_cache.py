@@ -116,7 +116,7 @@ class TeacherCache:
         if not path.exists():
             return None
         try:
-            scan: dict[str, Any] = read_checkpoint(path)
+            scan: dict[str, Any] = read_checkpoint(path, foreign=False)
         except CheckpointError as error:
             logger.warning("teacher_cache: computing a scan again: %s", error)
             return None

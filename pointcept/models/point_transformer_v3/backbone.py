@@ -57,6 +57,36 @@ def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
+def _encoder(
+    stages: tuple[Sequence[int], ...], drop_path: float, bn_momentum: float, options: BlockOptions
+) -> nn.Module:
+    """The modules ``enc0``, ``enc1``, ...; ``stages`` are their depths, channels, heads and patch sizes."""
+    encoder, drops = nn.Module(), _drop_rates(stages[0], drop_path)
+    for s, (_, channels, heads, patch) in enumerate(zip(*stages, strict=True)):
+        blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops[s])]
+        down = {"down": SerializedPooling(stages[1][s - 1], channels, bn_momentum)} if s else {}
+        encoder.add_module(f"enc{s}", Stage(down, blocks))
+    return encoder
+
+
+def _decoder(
+    stages: tuple[Sequence[int], ...],
+    enc_channels: Sequence[int],
+    drop_path: float,
+    bn_momentum: float,
+    options: BlockOptions,
+) -> nn.Module:
+    """The modules ``dec0``, the finest, ``dec1``, ...; ``stages`` as in :func:`_encoder`."""
+    depths, channels, heads, patches = stages
+    decoder, drops, below = nn.Module(), _drop_rates(depths, drop_path), [*channels, enc_channels[-1]]
+    for s in reversed(range(len(depths))):
+        shape = (channels[s], heads[s], patches[s])
+        blocks = [Block(*shape, d, i, options) for i, d in enumerate(reversed(drops[s]))]
+        up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], channels[s], bn_momentum)}
+        decoder.add_module(f"dec{s}", Stage(up, blocks))
+    return decoder
+
+
 @MODELS.register_module("PT-v3m1")
 class PointTransformerV3(nn.Module):
     """Serialized attention in a U-Net: encoder stages with pooling, decoder stages with unpooling.
@@ -148,19 +178,8 @@ class PointTransformerV3(nn.Module):
         )
         self.weight_form = f"PT-v3m1 with cpe_input={cpe_input!r}, {_TRAINED_WITH[cpe_input]}" if pre_norm else None
         self.embedding = Embedding(in_channels, enc_channels[0], bn_momentum)
-        self.enc = nn.Module()
-        drops = _drop_rates(enc_depths, drop_path)
-        for s, (_, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
-            blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops[s])]
-            down = {"down": SerializedPooling(enc_channels[s - 1], channels, bn_momentum)} if s else {}
-            self.enc.add_module(f"enc{s}", Stage(down, blocks))
-        self.dec = nn.Module()
-        drops, below = _drop_rates(dec_depths, drop_path), [*dec_channels, enc_channels[-1]]
-        for s in reversed(range(len(dec_depths))):
-            shape = (dec_channels[s], dec_num_head[s], dec_patch_size[s])
-            blocks = [Block(*shape, d, i, options) for i, d in enumerate(reversed(drops[s]))]
-            up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s], bn_momentum)}
-            self.dec.add_module(f"dec{s}", Stage(up, blocks))
+        self.enc = _encoder(encoder, drop_path, bn_momentum, options)
+        self.dec = _decoder(decoder, enc_channels, drop_path, bn_momentum, options)
 
     def _check(self, encoder: tuple[Sequence[int], ...], decoder: tuple[Sequence[int], ...]) -> None:
         stages = len(self.strides) + 1
