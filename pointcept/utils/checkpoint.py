@@ -154,7 +154,8 @@ def extract_state_dict(content: Any, path: str | Path) -> dict[str, torch.Tensor
             return {str(key).removeprefix("module."): value for key, value in found.items()}
         if wrapped or len(wrong) < len(found):
             raise CheckpointError(
-                f"{path}: {len(wrong)} of {len(found)} entries of the state dict are no tensors: {_some(wrong)}"
+                f"{path}: {len(wrong)} of {len(found)} entries of the state dict are no tensors, and other Python "
+                f"objects are not loaded for safety: {_some(wrong)}"
             )
     got = f"its 'state_dict' is {_what(found)}" if wrapped else f"got {_what(found)}"
     raise CheckpointError(f"{path}: expected 'state_dict' or a bare dict of tensors, {got}")

@@ -27,9 +27,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-ANY = frozenset({"*"})
+_ANY = frozenset({"*"})
+# Types of plain values in Python's own library, and the functions that a pickle makes them with.
 _VALUES = {
     "_codecs": {"encode"},
+    "_io": {"BytesIO", "StringIO"},
     "argparse": {"Namespace"},
     "array": {"_array_reconstructor", "array"},
     "builtins": {
@@ -37,25 +39,26 @@ _VALUES = {
         *("set", "slice", "str", "tuple", "type", "Ellipsis", "NotImplemented"),
         *(name for name in dir(builtins) if name.endswith(("Error", "Exception", "Warning"))),
     },
-    "collections": ANY,
+    "collections": _ANY,
     "copyreg": {"__newobj__", "__newobj_ex__", "_reconstructor"},
-    "dataclasses": ANY,
-    "datetime": ANY,
+    "dataclasses": _ANY,
+    "datetime": _ANY,
     "decimal": {"Decimal"},
-    "enum": ANY,
+    "enum": _ANY,
     "fractions": {"Fraction"},
     "functools": {"partial"},
-    "itertools": ANY,
+    "itertools": _ANY,
     "logging": {"Logger", "RootLogger", "getLogger"},
-    "math": ANY,
+    "math": _ANY,
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath"},
+    "platform": {"uname_result"},
     "random": {"Random"},
     "re": {"RegexFlag", "_compile"},
     "time": {"struct_time"},
     "types": {"MappingProxyType", "NoneType", "SimpleNamespace"},
-    "typing": ANY,
-    "uuid": ANY,
-    "zoneinfo": ANY,
+    "typing": _ANY,
+    "uuid": _ANY,
+    "zoneinfo": _ANY,
 }
 _RUN_CODE = (
     *("torch.hub", "torch.jit", "torch.load", "torch.package", "torch.serialization.load"),
@@ -162,7 +165,7 @@ def is_refused(module: str, name: str) -> bool:
     top, parts = module.split(".")[0], name.split(".")
     if top in sys.stdlib_module_names:
         allowed = _VALUES.get(top, frozenset())
-        if allowed is not ANY:
+        if allowed is not _ANY:
             return name not in allowed
     hidden = any(part.startswith("__") and part.endswith("__") for part in parts)
     runs_code = any(f"{module}.{name}.".startswith(f"{code}.") for code in _RUN_CODE)
