@@ -35,9 +35,11 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-def published(path: Path, num_classes: int, in_channels: int) -> dict[str, torch.Tensor]:
+def published(
+    path: Path, num_classes: int, in_channels: int, config: str = "small_teacher.py"
+) -> dict[str, torch.Tensor]:
     """Write weights for other classes and channels as Pointcept does, beside a function of the scheduler."""
-    model = load_config(CONFIGS / "semantic_kitti" / "small_teacher.py").to_dict()["model"]
+    model = load_config(CONFIGS / "semantic_kitti" / config).to_dict()["model"]
     model["backbone"]["in_channels"] = in_channels
     torch.manual_seed(3)
     state = build_model({**model, "num_classes": num_classes}).state_dict()
@@ -93,11 +95,15 @@ def test_every_door_says_which_form_it_has(call_tool: Callable[..., Any], root: 
         outcome = call_tool(*arguments)
         assert outcome.code == 0, outcome.err
         assert outcome.out.count(f"loaded weights from {weight}; {form}\n") == 1
+    student = tmp_path / "student.pth"
+    published(student, num_classes=16, in_channels=4, config="small_student.py")
     distill = str(CONFIGS / "semantic_kitti" / "small_distill_kld.py")
     outcome = call_tool(
         "train", "--config", distill, "--options", *run, f"model.teacher_weight={weight}", "train.max_iter=1",
         "model.teacher.backbone.cpe_input=mlp_branch", "data.train.sequences=[0]", "epoch=1", "eval_epoch=1",
-        'hooks=[{"type": "CheckpointLoader"}]',
+        'hooks=[{"type": "CheckpointLoader"}]', "hooks.0.strict=False", f"weight={student}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert f"{student} fits the model in " in outcome.out
+    assert "seg_head.bias (file (16,), model (19,))" in outcome.out
     assert outcome.out.count(f"loaded weights from {weight}; {form}\n") == 1
