@@ -146,7 +146,10 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
         CheckpointError: the file is missing or damaged, holds weights only or values that are not finite, does not
             fit the model, or belongs to a run with other data or another length.
     """
-    content = read_checkpoint(path)
+    try:
+        content = read_checkpoint(path, foreign=False)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot resume: {error}") from error
     if not isinstance(content, Mapping) or "sampler" not in content or "optimizer" not in content:
         raise CheckpointError(
             f"{path} holds no training state of this package (weights only?): leave out resume=True to start from "

@@ -30,7 +30,7 @@ MANY = 100
 class TeacherCache:
     """Reads and writes logits, latents and gradients of a teacher, scan by scan, in half precision.
 
-    A file belongs to one teacher (the folder carries a digest of its weights) and one content of a scan (a
+    A file belongs to one teacher (the folder carries a digest of its weights and form) and one content of a scan (a
     digest of ``grid_coord`` and ``feat``, and of ``segment`` where gradients are kept). A scan that has
     changed is a miss and is written anew; after 100 of them a warning says so and nothing more is written.
 
@@ -45,7 +45,9 @@ class TeacherCache:
 
     def __init__(self, folder: str | Path, teacher: Segmentor, stages: Sequence[int], guided: Sequence[int]) -> None:
         self.stages, self.guided = sorted({*stages, *guided}), sorted(set(guided))
-        content = "-".join([digest(list(teacher.state_dict().values())), *(f"s{s}" for s in self.stages)])
+        # Two forms of a network can have the same weights.
+        form = torch.tensor(list(str(getattr(teacher.backbone, "weight_form", None)).encode()), dtype=torch.uint8)
+        content = "-".join([digest([*teacher.state_dict().values(), form]), *(f"s{s}" for s in self.stages)])
         self.folder = Path(folder) / "-".join([content, *(f"g{s}" for s in self.guided)])
         self._depth = len(teacher.backbone.stage_channels)
         self.hits = self.misses = self.changed = 0
@@ -118,7 +120,7 @@ class TeacherCache:
         if not path.exists():
             return None
         try:
-            scan: dict[str, Any] = read_checkpoint(path)
+            scan: dict[str, Any] = read_checkpoint(path, foreign=False)
         except CheckpointError as error:
             logger.warning("teacher_cache: computing a scan again: %s", error)
             return None

@@ -110,10 +110,11 @@ def linear(
     activation: str = "none",
     residual: Tensor | None = None,
     copy: Tensor | None = None,
+    copy_branch: bool = False,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.linear`."""
     function = implementation("padded_linear", x.device)
-    return function(x, weight, bias, count, dtype, rows, activation, residual, copy)
+    return function(x, weight, bias, count, dtype, rows, activation, residual, copy, copy_branch)
 
 
 def block_tail(
@@ -126,10 +127,11 @@ def block_tail(
     norm_eps: float,
     count: Tensor,
     copy: Tensor | None = None,
+    copy_branch: bool = False,
 ) -> Tensor:
     """See :func:`pointcept.ops.reference.padded.block_tail`."""
     function = implementation("block_tail", x.device)
-    return function(x, attended, rows, projection, expansion, reduction, norm_eps, count, copy)
+    return function(x, attended, rows, projection, expansion, reduction, norm_eps, count, copy, copy_branch)
 
 
 def gather_add(x: Tensor, other: Tensor, rows: Tensor, count: Tensor, dtype: torch.dtype) -> Tensor:

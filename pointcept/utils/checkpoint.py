@@ -9,6 +9,7 @@ import _codecs
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,17 @@ import torch
 from torch import nn
 
 from pointcept.utils.errors import CheckpointError
+from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 10  # keys listed per kind of mismatch
+_START_FROM_THE_REST = (
+    "to train from the {} entries that fit, give the hook CheckpointLoader strict=False (docs/configs.md, Fine-tuning)"
+)
+_RENAME = (
+    "where only the names differ, the hook CheckpointLoader renames: keywords='module.', replacement='module.backbone.'"
+)
 
 _scalar = np.float64(0).__reduce__()[0]
 # Checkpoints published for Pointcept hold their best metric as a numpy scalar. Rebuilding one runs
@@ -69,11 +77,17 @@ def save_atomically(content: Any, path: str | Path) -> None:
         os.close(folder)
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
     """Read a file written by ``torch.save`` to the CPU, running no code that it might contain.
 
+    Args:
+        path: the file.
+        foreign: what it holds besides tensors and plain values, the scheduler of another program for one, becomes an
+            inert :class:`StandIn`; otherwise such a file is refused.
+
     Raises:
-        CheckpointError: the file is missing, empty, damaged or holds more than tensors and plain values.
+        CheckpointError: the file is missing, empty or damaged, names what only an attack needs, or holds more than
+            tensors and plain values where ``foreign`` is False.
     """
     path = Path(path)
     if not path.exists():
@@ -85,16 +99,41 @@ def read_checkpoint(path: str | Path) -> Any:
     if path.stat().st_size == 0:
         raise CheckpointError(f"weight file {path} is empty")
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()
-        detail = reason[0] if reason else type(error).__name__
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            detail = "it holds Python objects besides tensors and plain values, which are not loaded for safety"
+        return _read(path, foreign)
+    except RefusedName as error:
         raise CheckpointError(
-            f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: {detail}"
+            f"weight file {path} is refused: of the Python objects besides tensors and plain values that it holds, "
+            f"{error} could run code, and no weights need it; nothing has been executed"
         ) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file can raise anything; nothing of it has been executed
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def _read(path: Path, foreign: bool) -> Any:
+    """What a file holds; torch's own reader takes tensors and plain values only."""
+    with warnings.catch_warnings():
+        # Torch's own reader may not know a file's protocol; of modules, which are left out, the source is not compared.
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)
+        try:
+            with torch.serialization.safe_globals(SAFE_GLOBALS):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            content, left_out = load_inert(path)
+    if left_out and not foreign:
+        raise CheckpointError(
+            f"{path} holds Python objects besides tensors and plain values, which are not loaded for safety: "
+            f"{_some(left_out)}"
+        )
+    if left_out:
+        logger.info("%s: left out what is neither a tensor nor a plain value: %s", path, _some(left_out))
+    return content
 
 
 def extract_state_dict(content: Any, path: str | Path) -> dict[str, torch.Tensor]:
@@ -105,13 +144,28 @@ def extract_state_dict(content: Any, path: str | Path) -> dict[str, torch.Tensor
         path: only for the message.
 
     Raises:
-        CheckpointError: neither of the two.
+        CheckpointError: neither of the two, or an entry that is no tensor.
     """
-    found = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(found, Mapping) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        what = f"a dict with the keys {list(content)[:SHOWN]}" if isinstance(content, Mapping) else str(type(content))
-        raise CheckpointError(f"{path}: expected 'state_dict' or a bare dict of tensors, got {what}")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    wrapped = isinstance(content, Mapping) and "state_dict" in content
+    found = content["state_dict"] if wrapped else content
+    if isinstance(found, Mapping) and found:
+        wrong = [f"{key} is {_what(value)}" for key, value in found.items() if not isinstance(value, torch.Tensor)]
+        if not wrong:
+            return {str(key).removeprefix("module."): value for key, value in found.items()}
+        if wrapped or len(wrong) < len(found):
+            raise CheckpointError(
+                f"{path}: {len(wrong)} of {len(found)} entries of the state dict are no tensors, and other Python "
+                f"objects are not loaded for safety: {_some(wrong)}"
+            )
+    got = f"its 'state_dict' is {_what(found)}" if wrapped else f"got {_what(found)}"
+    raise CheckpointError(f"{path}: expected 'state_dict' or a bare dict of tensors, {got}")
+
+
+def _what(value: Any) -> str:
+    """What stands where tensors are expected."""
+    if isinstance(value, StandIn):
+        return f"an object of {value.path}"
+    return f"a dict with the keys {list(value)[:SHOWN]}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
 def rename_keys(state: Mapping[str, torch.Tensor], keywords: str, replacement: str) -> dict[str, torch.Tensor]:
@@ -127,9 +181,23 @@ def rename_keys(state: Mapping[str, torch.Tensor], keywords: str, replacement: s
     return renamed
 
 
-def _listing(title: str, keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"\n  {len(keys)} {title}: {', '.join(keys[:SHOWN])}{more}" if keys else ""
+def _some(names: list[str], most: int | None = SHOWN) -> str:
+    """The first few, or all, and how many more there are."""
+    shown = names[:most]
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
+
+
+def _listing(title: str, keys: list[str], most: int | None) -> str:
+    return f"\n  {len(keys)} {title}: {_some(keys, most)}" if keys else ""
+
+
+def weight_forms(model: nn.Module) -> list[str]:
+    """Which of the networks that share their weights' names and shapes a model is.
+
+    A module says so by an attribute ``weight_form``, since no file does.
+    """
+    forms = (getattr(module, "weight_form", None) for module in model.modules())
+    return list(dict.fromkeys(form for form in forms if form))
 
 
 def damaged_entries(state: Mapping[str, torch.Tensor]) -> list[str]:
@@ -161,20 +229,17 @@ def damage(state: Mapping[str, torch.Tensor]) -> str | None:
     found = damaged_entries(state)
     if not found:
         return None
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    listed = ", ".join(found[:SHOWN])
-    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {listed}{more}"
+    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {_some(found)}"
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, strict: bool = True) -> None:
-    """Copy ``state`` into ``model``.
+    """Copy ``state`` into ``model``; the log says which form the network has, see :func:`weight_forms`.
 
     Args:
         model: receives the weights; its own device and dtype stay.
         state: names without ``module.``.
         path: only for messages.
-        strict: every key must be there and fit. Otherwise what fits is loaded and the rest is
-            logged as a warning.
+        strict: every key must be there and fit. Otherwise what fits is loaded, and the log names all the rest.
 
     Raises:
         CheckpointError: keys missing, unexpected or of another shape (when ``strict``), nothing fits, or what fits
@@ -185,22 +250,32 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
     unexpected = [key for key in state if key not in own]
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     wrong = [f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})" for key in shapes]
-    report = (
-        _listing("missing from the file", missing)
-        + _listing("unknown to the model", unexpected)
-        + _listing("of another shape", wrong)
-    )
     fitting = {key: value for key, value in state.items() if key in own and key not in shapes}
-    if not fitting or (strict and report):
-        raise CheckpointError(f"{path} does not fit the model ({len(own)} entries, {len(fitting)} fit):{report}")
+    fails = not fitting or (strict and bool(missing or unexpected or wrong))
+    report = "".join(
+        _listing(title, keys, SHOWN if fails else None)
+        for title, keys in (
+            ("missing from the file", missing),
+            ("unknown to the model", unexpected),
+            ("of another shape", wrong),
+        )
+    )
+    if fails:
+        way_out = _START_FROM_THE_REST.format(len(fitting)) if fitting else _RENAME
+        raise CheckpointError(
+            f"{path} does not fit the model ({len(own)} entries, {len(fitting)} fit):{report}\n  {way_out}"
+        )
     # as the model will hold them: float64 goes beyond float32
     held = {k: v.to(own[k].dtype) if own[k].is_floating_point() else v for k, v in fitting.items()}
     wrong_values = damage(held)
     if wrong_values is not None:
         raise CheckpointError(f"{path}: {wrong_values}")
     if report:
-        logger.warning("%s fits the model in %d of %d entries:%s", path, len(fitting), len(own), report)
+        logger.warning(
+            "%s fits the model in %d of %d entries, the others stay:%s", path, len(fitting), len(own), report
+        )
     model.load_state_dict(fitting, strict=False)
+    logger.info("loaded weights from %s%s", path, "".join(f"; {form}" for form in weight_forms(model)))
 
 
 def load_weights(
@@ -221,7 +296,6 @@ def load_weights(
     """
     state = extract_state_dict(read_checkpoint(path), path)
     load_state(model, rename_keys(state, keywords, replacement), path, strict)
-    logger.info("loaded weights from %s", path)
 
 
 def export_weights(path_in: str | Path, path_out: str | Path) -> None:

@@ -252,6 +252,7 @@ def _linear_kernel(
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
     COPY: tl.constexpr,
+    COPY_BRANCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     count = tl.load(count_ptr)
@@ -278,6 +279,8 @@ def _linear_kernel(
     total = _activate(total, ACTIVATION)
     mask = inside[:, None] & (column < OUT)[None, :]
     place = row.to(tl.int64)[:, None] * OUT + column[None, :]
+    if COPY_BRANCH:
+        tl.store(copy_ptr + place, total.to(copy_ptr.dtype.element_ty), mask=mask)
     if RESIDUAL:
         total += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=mask)
@@ -295,6 +298,7 @@ def linear(
     activation: str = "none",
     residual: torch.Tensor | None = None,
     copy: torch.Tensor | None = None,
+    copy_branch: bool = False,
 ) -> torch.Tensor:
     """out[j] = residual[j] + act(x[rows[j]] · weight + bias).
 
@@ -308,6 +312,7 @@ def linear(
         activation: "none", "gelu" or "relu".
         residual: (N, O) or None.
         copy: (N, O) that receives the result, too, in its own type, or None.
+        copy_branch: ``copy`` receives the result without ``residual``.
 
     Returns:
         (N, O).
@@ -337,7 +342,8 @@ def linear(
             rows is not None,
             ACTIVATIONS[activation],
             residual is not None,
-            copy is not None,
+            copy is not None and not copy_branch,
+            copy is not None and copy_branch,
             precision(weight),
             num_stages=4 if width_in > 512 else 3,  # longer loops have more to overlap
         )

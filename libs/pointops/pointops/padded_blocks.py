@@ -254,6 +254,7 @@ def _tail_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_H: tl.constexpr,
     COPY: tl.constexpr,
+    COPY_BRANCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     count = tl.load(count_ptr)
@@ -275,6 +276,9 @@ def _tail_kernel(
         w = tl.load(p_ptr + part[:, None] * C + channel[None, :], mask=(part < C)[:, None] & known[None, :], other=0.0)
         y = tl.dot(a.to(w.dtype), w, y, input_precision=PRECISION)
     a = _normalise(y, known, eps, C).to(e_ptr.dtype.element_ty)
+    stream = y
+    if COPY_BRANCH:
+        y = tl.zeros_like(y)
     y += tl.load(r_bias_ptr + channel, mask=known, other=0.0)[None, :]
     for start in range(0, H, BLOCK_H):
         unit = start + tl.arange(0, BLOCK_H)
@@ -284,6 +288,9 @@ def _tail_kernel(
         hidden = _activate(hidden, 1).to(e.dtype)
         r = tl.load(r_ptr + unit[:, None] * C + channel[None, :], mask=(unit < H)[:, None] & known[None, :], other=0.0)
         y = tl.dot(hidden, r, y, input_precision=PRECISION)
+    if COPY_BRANCH:
+        tl.store(copy_ptr + place, y.to(copy_ptr.dtype.element_ty), mask=mask)
+        y += stream
     tl.store(out_ptr + place, y.to(out_ptr.dtype.element_ty), mask=mask)
     if COPY:
         tl.store(copy_ptr + place, y.to(copy_ptr.dtype.element_ty), mask=mask)
@@ -299,6 +306,7 @@ def block_tail(
     norm_eps: float,
     count: torch.Tensor,
     copy: torch.Tensor | None = None,
+    copy_branch: bool = False,
 ) -> torch.Tensor:
     """The end of a transformer block: y = x + attended[rows] · P, then y + MLP(norm(y)) with GELU inside.
 
@@ -310,6 +318,7 @@ def block_tail(
         norm_eps: of the layer norm, whose scale and shift are part of ``expansion``.
         count: (1,) int32 real rows.
         copy: (N, C) that receives the result, too, in its own type, or None.
+        copy_branch: ``copy`` receives MLP(norm(y)) alone.
 
     Returns:
         (N, C) in the type of ``x``.
@@ -337,7 +346,8 @@ def block_tail(
             block,
             min(block, 64),
             32 if single else 64,
-            copy is not None,
+            copy is not None and not copy_branch,
+            copy is not None and copy_branch,
             precision(weight),
             num_warps=4,
             num_stages=2,

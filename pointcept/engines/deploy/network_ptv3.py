@@ -26,15 +26,18 @@ class _Neighbours(NamedTuple):
 
 
 class _Features(NamedTuple):
-    """The residual stream (N, C) in float32, and the same rows in the type of the products that read them."""
+    """The residual stream (N, C) in float32, and in the type of products the rows that the next of them reads.
+
+    These are the same rows; before a block with ``cpe_input="mlp_branch"`` they are the MLP's output alone.
+    """
 
     stream: Tensor
     rows: Tensor
 
     @classmethod
-    def room_for_rows(cls, shape: Sequence[int], target: Target) -> Tensor | None:
-        """Where a kernel writes the rows; None in float32, where they are the stream itself."""
-        if target.dtype == torch.float32:
+    def room_for_rows(cls, shape: Sequence[int], target: Target, apart: bool = False) -> Tensor | None:
+        """Where a kernel writes the rows; None in float32, where they are the stream itself unless ``apart``."""
+        if target.dtype == torch.float32 and not apart:
             return None
         return torch.empty(*shape, dtype=target.dtype, device=target.device)
 
@@ -45,15 +48,19 @@ class _Features(NamedTuple):
 
 
 class _Block:
-    """x += norm(conv(x)); x += attention(norm(x)); x += MLP(norm(x)), with five to eight kernels."""
+    """x += norm(conv(x)); x += attention(norm(x)); x += MLP(norm(x)), with five to eight kernels.
 
-    def __init__(self, block: Block, orders: list[int], target: Target) -> None:
+    ``last`` of its stage: no block of this stage reads the rows, but what is behind it, which reads the sum.
+    """
+
+    def __init__(self, block: Block, orders: list[int], target: Target, last: bool) -> None:
         if not block.pre_norm or block.attn.rpe is not None:
             raise ConfigError("the inference engine supports PT-v3m1 with pre_norm=True and enable_rpe=False only")
         layers: Any = block  # a sequence of modules does not tell their types
         conv, linear, norm = layers.cpe
         (norm1,), (norm2,), (mlp,) = layers.norm1, layers.norm2, layers.mlp
         self.target, self.dtype = target, target.dtype
+        self.feeds_branch = block.feeds_branch and not last
         self.order = orders[block.order_index % len(orders)]
         self.channels = linear.out_features
         self.heads, self.scale, self.patch_size = block.attn.heads, block.attn.scale, block.attn.patch_size
@@ -74,14 +81,16 @@ class _Block:
         x, normal = padded.residual_norm(x, encoding, count, self.eps[0], self.dtype, inner=self.norm, places=places)
         qkv = padded.linear(normal, *self.qkv, count, self.dtype)
         attended = padded.window_attention(qkv, level.ends, self.heads, self.scale, self.patch_size)
-        rows = _Features.room_for_rows(x.shape, self.target)
+        rows = _Features.room_for_rows(x.shape, self.target, apart=self.feeds_branch)
         if x.shape[1] <= padded.fused_channels(self.dtype):
             parts = self.projection, self.expansion, self.reduction
-            return _Features.of(padded.block_tail(x, attended, places, *parts, self.eps[1], count, rows), rows)
+            x = padded.block_tail(x, attended, places, *parts, self.eps[1], count, rows, self.feeds_branch)
+            return _Features.of(x, rows)
         branch = padded.linear(attended, *self.projection, count, self.dtype)
         x, normal = padded.residual_norm(x, branch, count, self.eps[1], self.dtype, rows=places)
         hidden = padded.linear(normal, *self.expansion, count, self.dtype, activation="gelu")
-        return _Features.of(padded.linear(hidden, *self.reduction, count, x.dtype, residual=x, copy=rows), rows)
+        x = padded.linear(hidden, *self.reduction, count, x.dtype, residual=x, copy=rows, copy_branch=self.feeds_branch)
+        return _Features.of(x, rows)
 
 
 class _Pooling:
@@ -147,7 +156,8 @@ class DeployedPTv3:
         decoder = [backbone.dec.get_submodule(f"dec{s}") for s in range(len(self.strides))]
 
         def blocks(stage: nn.Module) -> list[_Block]:
-            return [_Block(block, places, target) for block in stage.blocks()]  # type: ignore[operator]
+            found: list[Block] = stage.blocks()  # type: ignore[operator]
+            return [_Block(block, places, target, block is found[-1]) for block in found]
 
         self.encoder = [blocks(stage) for stage in encoder]
         self.decoder = [blocks(stage) for stage in decoder]

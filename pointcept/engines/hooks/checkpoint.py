@@ -22,7 +22,7 @@ class CheckpointLoader(HookBase):
     Args:
         keywords: part of the file's key names to replace; keys are seen with the prefix ``module.``.
         replacement: what to write in its place.
-        strict: every weight has to be in the file and fit; otherwise what fits is loaded.
+        strict: every weight has to be in the file and fit; otherwise what fits is loaded, and the log names the rest.
     """
 
     phase = Phase.LOAD

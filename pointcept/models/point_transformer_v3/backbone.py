@@ -20,6 +20,10 @@ from pointcept.ops.api import ORDERS
 from pointcept.structures import GridPyramid, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
+_TRAINED_WITH = {
+    "residual": "for weights trained here or with Pointcept since 1.5.2",
+    "mlp_branch": "for weights trained with Pointcept up to 1.5.1",
+}
 _UNSUPPORTED = "is an option of Pointcept that this framework does not have; set it to False"
 
 
@@ -53,6 +57,36 @@ def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
+def _encoder(
+    stages: tuple[Sequence[int], ...], drop_path: float, bn_momentum: float, options: BlockOptions
+) -> nn.Module:
+    """The modules ``enc0``, ``enc1``, ...; ``stages`` are their depths, channels, heads and patch sizes."""
+    encoder, drops = nn.Module(), _drop_rates(stages[0], drop_path)
+    for s, (_, channels, heads, patch) in enumerate(zip(*stages, strict=True)):
+        blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops[s])]
+        down = {"down": SerializedPooling(stages[1][s - 1], channels, bn_momentum)} if s else {}
+        encoder.add_module(f"enc{s}", Stage(down, blocks))
+    return encoder
+
+
+def _decoder(
+    stages: tuple[Sequence[int], ...],
+    enc_channels: Sequence[int],
+    drop_path: float,
+    bn_momentum: float,
+    options: BlockOptions,
+) -> nn.Module:
+    """The modules ``dec0``, the finest, ``dec1``, ...; ``stages`` as in :func:`_encoder`."""
+    depths, channels, heads, patches = stages
+    decoder, drops, below = nn.Module(), _drop_rates(depths, drop_path), [*channels, enc_channels[-1]]
+    for s in reversed(range(len(depths))):
+        shape = (channels[s], heads[s], patches[s])
+        blocks = [Block(*shape, d, i, options) for i, d in enumerate(reversed(drops[s]))]
+        up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], channels[s], bn_momentum)}
+        decoder.add_module(f"dec{s}", Stage(up, blocks))
+    return decoder
+
+
 @MODELS.register_module("PT-v3m1")
 class PointTransformerV3(nn.Module):
     """Serialized attention in a U-Net: encoder stages with pooling, decoder stages with unpooling.
@@ -76,6 +110,10 @@ class PointTransformerV3(nn.Module):
         recompute: what the backward pass computes again instead of keeping it in memory: ``"mlp"`` the wide layer
             of every block's MLP, ``"linear"`` all that its linear layers and norms give (with ``pre_norm``),
             ``"block"`` whole blocks, convolution and attention too (no CUDA graphs), None nothing.
+        cpe_input: what the position encoding of every block but the first of a stage reads: ``"residual"`` the output
+            of the block before it, as in Pointcept since 1.5.2; ``"mlp_branch"`` the MLP's output before it is added,
+            as in Pointcept up to 1.5.1, with which the published weights were trained. Both have the same weights, so
+            a file does not tell which it is for. Without ``pre_norm`` there is no difference.
         cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
             accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
 
@@ -117,6 +155,7 @@ class PointTransformerV3(nn.Module):
         pdnorm_conditions: Sequence[str] = (),
         bn_momentum: float = 0.01,
         recompute: str | None = None,
+        cpe_input: str = "residual",
     ) -> None:
         super().__init__()
         for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
@@ -135,22 +174,12 @@ class PointTransformerV3(nn.Module):
         self._check(encoder, decoder)
         upcast = upcast_attention or upcast_softmax or not enable_flash
         options = BlockOptions(
-            mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast, recompute
+            mlp_ratio, qkv_bias, qk_scale, attn_drop, proj_drop, pre_norm, enable_rpe, upcast, recompute, cpe_input
         )
+        self.weight_form = f"PT-v3m1 with cpe_input={cpe_input!r}, {_TRAINED_WITH[cpe_input]}" if pre_norm else None
         self.embedding = Embedding(in_channels, enc_channels[0], bn_momentum)
-        self.enc = nn.Module()
-        drops = _drop_rates(enc_depths, drop_path)
-        for s, (_, channels, heads, patch) in enumerate(zip(*encoder, strict=True)):
-            blocks = [Block(channels, heads, patch, d, i, options) for i, d in enumerate(drops[s])]
-            down = {"down": SerializedPooling(enc_channels[s - 1], channels, bn_momentum)} if s else {}
-            self.enc.add_module(f"enc{s}", Stage(down, blocks))
-        self.dec = nn.Module()
-        drops, below = _drop_rates(dec_depths, drop_path), [*dec_channels, enc_channels[-1]]
-        for s in reversed(range(len(dec_depths))):
-            shape = (dec_channels[s], dec_num_head[s], dec_patch_size[s])
-            blocks = [Block(*shape, d, i, options) for i, d in enumerate(reversed(drops[s]))]
-            up = {"up": SerializedUnpooling(below[s + 1], enc_channels[s], dec_channels[s], bn_momentum)}
-            self.dec.add_module(f"dec{s}", Stage(up, blocks))
+        self.enc = _encoder(encoder, drop_path, bn_momentum, options)
+        self.dec = _decoder(decoder, enc_channels, drop_path, bn_momentum, options)
 
     def _check(self, encoder: tuple[Sequence[int], ...], decoder: tuple[Sequence[int], ...]) -> None:
         stages = len(self.strides) + 1
@@ -223,8 +252,9 @@ class PointTransformerV3(nn.Module):
             assert isinstance(stage, Stage)
             if s:
                 x = stage.get_submodule("down")(x, pyramid.poolings[s - 1])
+            position = None
             for block in stage.blocks():
-                x = block(x, grid, orders[s])
+                x, position = block(x, grid, orders[s], position)
             if s == watch:
                 x = x.detach().requires_grad_()
             features.append(x)
@@ -238,5 +268,5 @@ class PointTransformerV3(nn.Module):
             assert isinstance(stage, Stage)
             x, position = stage.get_submodule("up")(x, encoded.features[s], pyramid.poolings[s])
             for block in stage.blocks():
-                x, position = block(x, pyramid.levels[s], encoded.orders[s], position), None
+                x, position = block(x, pyramid.levels[s], encoded.orders[s], position)
         return x

@@ -17,6 +17,7 @@ from pointcept.structures import Pooling, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
 RECOMPUTE = ("mlp", "linear", "block")
+CPE_INPUTS = ("residual", "mlp_branch")
 
 
 @dataclass
@@ -24,7 +25,8 @@ class BlockOptions:
     """What all blocks of a network have in common; their meaning is documented at the backbone.
 
     Raises:
-        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``, or a ``qk_scale`` that is not positive.
+        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``, another ``cpe_input`` than those in
+            ``CPE_INPUTS``, or a ``qk_scale`` that is not positive.
     """
 
     mlp_ratio: float
@@ -36,6 +38,7 @@ class BlockOptions:
     enable_rpe: bool
     upcast_attention: bool
     recompute: str | None
+    cpe_input: str
 
     def __post_init__(self) -> None:
         if self.qk_scale is not None and self.qk_scale <= 0:
@@ -46,6 +49,8 @@ class BlockOptions:
             raise ConfigError(
                 f"PT-v3m1: recompute={self.recompute!r} (or None): {did_you_mean(self.recompute, RECOMPUTE)}"
             )
+        if self.cpe_input not in CPE_INPUTS:
+            raise ConfigError(f"PT-v3m1: cpe_input={self.cpe_input!r}: {did_you_mean(self.cpe_input, CPE_INPUTS)}")
 
 
 class RelativePositionBias(nn.Module):
@@ -135,6 +140,10 @@ class Block(nn.Module):
     """x += CPE(x); x += attention(norm(x)); x += MLP(norm(x)).
 
     Every sum is computed together with the norm that follows it, see :func:`pointcept.ops.api.add_layer_norm`.
+
+    Attributes:
+        feeds_branch: the position encoding of the next block reads the output of MLP and drop path instead of x. It
+            never does without ``pre_norm``, where the norm behind the sum gives what the next block reads.
     """
 
     def __init__(
@@ -143,6 +152,7 @@ class Block(nn.Module):
         super().__init__()
         self.order_index, self.pre_norm = order_index, options.pre_norm
         self.recompute = options.recompute
+        self.feeds_branch = options.cpe_input == "mlp_branch" and options.pre_norm
         self.cpe = nn.Sequential(
             SubmanifoldConv(channels, channels, 3, bias=True), Linear(channels, channels), nn.LayerNorm(channels)
         )
@@ -154,8 +164,10 @@ class Block(nn.Module):
         )
         self.drop_path = nn.Sequential(DropPath(drop_path))
 
-    def forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None = None) -> Tensor:
-        """x (N, C) on ``grid`` -> (N, C).
+    def forward(
+        self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (N, C) on ``grid`` -> (N, C), and what the position encoding of the stage's next block reads, (N, C).
 
         Args:
             x: features.
@@ -167,22 +179,28 @@ class Block(nn.Module):
             return checkpoint(self._forward, x, grid, orders, position, use_reentrant=False)
         return self._forward(x, grid, orders, position)
 
-    def _forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None) -> Tensor:
+    def _forward(self, x: Tensor, grid: VoxelGrid, orders: list[str], position: Tensor | None) -> tuple[Tensor, Tensor]:
         order, position = orders[self.order_index % len(orders)], x if position is None else position
         if not self.pre_norm:
             conv, linear, norm = self.cpe
             x = x + norm(linear(conv(position, grid)))
             x = self.norm1(x + self.drop_path(self.attn(x, grid, order)))
-            return self.norm2(x + self.drop_path(self.mlp(x)))
+            x = self.norm2(x + self.drop_path(self.mlp(x)))
+            return x, x
         drop_path = self.drop_path[0]
         assert isinstance(drop_path, DropPath)
         with Recomputation(x.device.type, self.recompute == "linear" and torch.is_grad_enabled()) as saved:
             x, rows, again = self._attention(x, grid, order, position, drop_path, saved)
             branch = self.mlp(rows)
-            out = ops.add_scaled(x, branch, drop_path.scale(branch))
+            scale = drop_path.scale(branch)
+            if self.feeds_branch:
+                following = branch if scale is None else branch * scale
+                out = ops.add_scaled(x, following)
+            else:
+                following = out = ops.add_scaled(x, branch, scale)
             if again is not None:
                 saved.forget([x, rows], again)
-        return out
+        return out, following
 
     def _attention(
         self, x: Tensor, grid: VoxelGrid, order: str, position: Tensor, drop_path: DropPath, saved: Recomputation

@@ -30,10 +30,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x.to(weight.dtype) @ weight).float() + bias
 
 
-def _finish(out: Tensor, dtype: torch.dtype, copy: Tensor | None) -> Tensor:
-    """The result in its type, and in another one where a copy is wanted."""
+def _finish(out: Tensor, dtype: torch.dtype, copy: Tensor | None, copied: Tensor | None = None) -> Tensor:
+    """The result in its type; where a copy is wanted, it or ``copied`` goes there in another type."""
     if copy is not None:
-        copy.copy_(out)
+        copy.copy_(out if copied is None else copied)
     return out.to(dtype)
 
 
@@ -150,6 +150,7 @@ def linear(
     activation: str = "none",
     residual: Tensor | None = None,
     copy: Tensor | None = None,
+    copy_branch: bool = False,
 ) -> Tensor:
     """out[j] = residual[j] + act(x[rows[j]] · weight + bias).
 
@@ -163,16 +164,16 @@ def linear(
         activation: "none", "gelu" or "relu".
         residual: (N, O) or None.
         copy: (N, O) that receives the result, too, in its own type, or None.
+        copy_branch: ``copy`` receives the result without ``residual``.
 
     Returns:
         (N, O).
     """
     if rows is not None:
         x = x.index_select(0, rows)
-    out = activate(_product(x, weight, bias), activation)
-    if residual is not None:
-        out = out + residual.float()
-    return _finish(out, dtype, copy)
+    branch = activate(_product(x, weight, bias), activation)
+    out = branch if residual is None else branch + residual.float()
+    return _finish(out, dtype, copy, branch if copy_branch else None)
 
 
 def block_tail(
@@ -185,6 +186,7 @@ def block_tail(
     norm_eps: float,
     count: Tensor,
     copy: Tensor | None = None,
+    copy_branch: bool = False,
 ) -> Tensor:
     """The end of a transformer block: y = x + attended[rows] · P, then y + MLP(norm(y)) with GELU inside.
 
@@ -196,13 +198,16 @@ def block_tail(
         norm_eps: of the layer norm, whose scale and shift are part of ``expansion``.
         count: (1,) int32 real rows.
         copy: (N, C) that receives the result, too, in its own type, or None.
+        copy_branch: ``copy`` receives MLP(norm(y)) alone.
 
     Returns:
         (N, C) in the type of ``x``.
     """
     y = x.float() + _product(attended.index_select(0, rows), *projection)
     hidden = F.gelu(_product(_normalized(y, norm_eps), *expansion))
-    return _finish(y + _product(hidden, *reduction), x.dtype, copy)
+    branch = _product(hidden, *reduction)
+    out = y + branch
+    return _finish(out, x.dtype, copy, branch if copy_branch else None)
 
 
 def gather_add(x: Tensor, other: Tensor, rows: Tensor, count: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,8 @@ def _block(drop_path: float = 0.0, **options) -> Block:
     torch.manual_seed(0)
     defaults = {"mlp_ratio": 2.0, "qkv_bias": True, "qk_scale": None, "attn_drop": 0.0, "proj_drop": 0.0}
     flags = {"pre_norm": True, "enable_rpe": False, "upcast_attention": False, "recompute": None}
-    block = Block(8, 2, 16, drop_path, 0, BlockOptions(**{**defaults, **flags, **options})).double()
+    options = {**defaults, **flags, "cpe_input": "residual", **options}
+    block = Block(8, 2, 16, drop_path, 0, BlockOptions(**options)).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return block
@@ -26,7 +27,7 @@ def level():
     return GridPyramid(grid, torch.tensor([40, 70]), ("z",), ()).levels[0]
 
 
-def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> torch.Tensor:
+def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     conv, linear, norm = block.cpe
     x = x + norm(linear(conv(position, level)))
     mlp, drop = block.mlp[0], block.drop_path
@@ -36,15 +37,24 @@ def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> to
 
     if block.pre_norm:
         x = x + drop(block.attn(block.norm1(x), level, "z"))
-        return x + drop(wide(block.norm2(x)))
+        branch = drop(wide(block.norm2(x)))
+        return x + branch, branch if block.feeds_branch else x + branch
     x = block.norm1(x + drop(block.attn(x, level, "z")))
-    return block.norm2(x + drop(wide(x)))
+    x = block.norm2(x + drop(wide(x)))
+    return x, x
 
 
 @pytest.mark.parametrize("scale", [0, -0.25])
 def test_scores_are_not_multiplied_by_zero_or_less(scale):
     with pytest.raises(ConfigError, match=f"qk_scale={scale}: allowed are positive numbers"):
         _block(qk_scale=scale)
+
+
+def test_another_input_of_the_position_encoding_is_an_error():
+    with pytest.raises(
+        ConfigError, match=r"cpe_input='branch': did you mean 'mlp_branch'\? Allowed: mlp_branch, residual"
+    ):
+        _block(cpe_input="branch")
 
 
 @pytest.mark.parametrize(
@@ -63,19 +73,27 @@ def test_scores_are_not_multiplied_by_zero_or_less(scale):
         {"recompute": "linear", "pre_norm": False},
         {"recompute": "block", "drop_path": 0.5},
         {"recompute": "block", "proj_drop": 0.3},
+        {"cpe_input": "mlp_branch"},
+        {"cpe_input": "mlp_branch", "pre_norm": False},
+        {"cpe_input": "mlp_branch", "drop_path": 0.5, "proj_drop": 0.3},
+        {"cpe_input": "mlp_branch", "recompute": "mlp", "drop_path": 0.5},
+        {"cpe_input": "mlp_branch", "recompute": "linear", "drop_path": 0.5},
+        {"cpe_input": "mlp_branch", "recompute": "linear", "proj_drop": 0.3},
+        {"cpe_input": "mlp_branch", "recompute": "block", "drop_path": 0.5},
     ],
 )
 def test_values_and_gradients_equal_the_formula(options, level):
     block = _block(**options).train()
     generator = torch.Generator().manual_seed(2)
-    x, position, direction = torch.randn(3, len(level), 8, generator=generator, dtype=torch.float64)
+    x, position, direction, another = torch.randn(4, len(level), 8, generator=generator, dtype=torch.float64)
     results = []
     for run in (lambda *t: block(t[0], level, ["z"], t[1]), lambda *t: _formula(block, t[0], level, t[1])):
         block.zero_grad()
         inputs = x.clone().requires_grad_(), position.clone().requires_grad_()
         torch.manual_seed(5)
-        out = run(*inputs)
-        (out * direction).sum().backward()
-        results.append([out.detach(), *(t.grad for t in inputs), *(p.grad for p in block.parameters())])
+        out, following = run(*inputs)
+        (out * direction + following * another).sum().backward()
+        gradients = [t.grad for t in (*inputs, *block.parameters())]
+        results.append([out.detach(), following.detach(), *gradients])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)

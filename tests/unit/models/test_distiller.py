@@ -379,6 +379,16 @@ def model_config(model):
     }
 
 
+def test_another_form_of_the_same_weights_is_another_teacher(counted, config, batch):
+    both = named(batch, "a", "b")
+    for cpe_input in ("residual", "mlp_branch"):
+        backbone = {**config["teacher"]["backbone"], "cpe_input": cpe_input}
+        model, calls = counted([{"type": "KLDLoss"}], teacher={**config["teacher"], "backbone": backbone})
+        seen(model, both)
+        seen(model, both)
+        assert len(calls) == 1
+
+
 def test_a_cache_needs_names(counted, batch):
     model, _ = counted([{"type": "KLDLoss"}])
     with pytest.raises(ValueError, match="Collect the key 'name'"):

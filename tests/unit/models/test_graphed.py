@@ -78,10 +78,12 @@ def close(model, plain, tolerance):
 
 
 @pytest.mark.parametrize("distinct", [True, False])
-@pytest.mark.parametrize("kind", ["ptv3", "ptv3 with linear layers computed again", "unet"])
+@pytest.mark.parametrize("kind", ["ptv3", "ptv3 with linear layers computed again", "ptv3 as published", "unet"])
 def test_losses_gradients_and_statistics(small_segmentor, small_unet, device, kind, distinct):
     if kind == "ptv3 with linear layers computed again":
         small_segmentor["backbone"]["recompute"] = "linear"
+    if kind == "ptv3 as published":
+        small_segmentor["backbone"].update(cpe_input="mlp_branch", recompute="linear")
     plain, model = pair(small_unet if kind == "unet" else small_segmentor, device)
     for seed, sizes in enumerate(SIZES):
         batch = on(device, sizes=sizes, seed=seed, distinct=distinct)
@@ -117,7 +119,7 @@ def test_the_log_keeps_its_losses(small_segmentor, device):
 LOSSES = [{"type": "KLDLoss"}, {"type": "GradGuidedLoss"}, {"type": "TopoLoss", "max_points": 16}]
 
 
-@pytest.mark.parametrize("kind", ["ptv3", "unet", "own grids", "linear layers computed again"])
+@pytest.mark.parametrize("kind", ["ptv3", "unet", "own grids", "linear layers computed again", "teacher as published"])
 def test_distillation(small_segmentor, small_unet, device, kind):
     teacher = copy.deepcopy(small_segmentor)
     teacher["backbone"].update(enc_depths=(2, 2))
@@ -127,6 +129,8 @@ def test_distillation(small_segmentor, small_unet, device, kind):
         student["backbone"]["stride"] = (4,)
     if kind == "linear layers computed again":
         student["backbone"]["recompute"] = "linear"
+    if kind == "teacher as published":
+        teacher["backbone"]["cpe_input"] = "mlp_branch"
     config = {
         "type": "Distiller", "teacher": teacher, "student": student, "teacher_weight": "random", "losses": losses
     }  # fmt: skip

@@ -51,6 +51,9 @@ def test_linear(name):
     copy = torch.empty_like(out, dtype=torch.float16)
     again = padded.linear(x, weight, bias, number(28, name), torch.float32, rows, "gelu", residual, copy)
     assert torch.equal(copy[:28], again[:28].half())
+    layer = (x, weight, bias, number(28, name), torch.float32, rows, "gelu")
+    assert torch.equal(padded.linear(*layer, residual, copy, copy_branch=True)[:28], again[:28])
+    assert torch.equal(copy[:28], padded.linear(*layer)[:28].half())
     plain = padded.linear(x, weight, bias, number(50, name), torch.float32, activation="relu")
     torch.testing.assert_close(plain, F.relu(x @ weight + bias), rtol=1e-4, atol=1e-4)
 
@@ -67,7 +70,12 @@ def test_block_tail(name):
     assert torch.equal(copy[:33], out[:33].half())
     y = x + attended[rows.to(name)] @ layers[0][0] + layers[0][1]
     hidden = F.gelu(F.layer_norm(y, (32,)) @ layers[1][0] + layers[1][1])
-    torch.testing.assert_close(out[:33], (y + hidden @ layers[2][0] + layers[2][1])[:33], rtol=1e-4, atol=1e-4)
+    branch = hidden @ layers[2][0] + layers[2][1]
+    torch.testing.assert_close(out[:33], (y + branch)[:33], rtol=1e-4, atol=1e-4)
+    apart = torch.empty_like(x)
+    again = padded.block_tail(x, attended, rows.int().to(name), *layers, 1e-5, number(33, name), apart, True)
+    torch.testing.assert_close(again[:33], out[:33], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(apart[:33], branch[:33], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [24, 64])

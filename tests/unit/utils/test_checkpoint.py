@@ -77,12 +77,13 @@ def test_what_does_not_fit_is_listed(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "1 missing from the file: 1.running_mean" in text
     assert "1 unknown to the model: extra" in text
     assert "5 of another shape: 0.weight (file (5, 3), model (4, 3)), " in text
+    assert "to train from the 1 entries that fit, give the hook CheckpointLoader strict=False" in text
     before = model[0].weight.clone()  # type: ignore[index, operator, union-attr]
     load_weights(model, tmp_path / "a.pth", strict=False)
     assert "fits the model in 1 of 7 entries" in caplog.text
     assert torch.equal(model[0].weight, before)  # type: ignore[index, union-attr]
     torch.save({"other": torch.ones(1)}, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match="0 fit"):
+    with pytest.raises(CheckpointError, match=r"(?s)0 fit.*CheckpointLoader renames: keywords='module\.'"):
         load_weights(model, tmp_path / "b.pth", strict=False)
 
 
@@ -91,6 +92,29 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.ones(1, 1)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"39 missing from the file: 0\.bias, .* and 29 more"):
         load_weights(model, tmp_path / "a.pth")
+
+
+def test_what_stays_as_it_is_is_logged_to_the_last_entry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleList(nn.Linear(1, 2) for _ in range(20))
+    torch.save({"0.weight": torch.ones(2, 1), "0.bias": torch.ones(3)}, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth", strict=False)
+    assert "fits the model in 1 of 40 entries, the others stay:" in caplog.text
+    assert "1 of another shape: 0.bias (file (3,), model (2,))" in caplog.text
+    assert all(f"{i}.{name}" in caplog.text for i in range(1, 20) for name in ("weight", "bias"))
+
+
+def test_the_log_says_which_form_a_network_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    model = nn.ModuleDict({"backbone": make_model()})
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth")
+    assert caplog.messages == [f"loaded weights from {tmp_path / 'a.pth'}"]
+    model["backbone"].weight_form = "Net with option='a', for weights of version 1"
+    load_weights(model, tmp_path / "a.pth")
+    assert (
+        caplog.messages[-1]
+        == f"loaded weights from {tmp_path / 'a.pth'}; Net with option='a', for weights of version 1"
+    )
 
 
 def test_keys_are_renamed_as_in_pointcept(tmp_path: Path) -> None:

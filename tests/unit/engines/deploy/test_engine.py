@@ -85,6 +85,14 @@ def test_rows_in_any_order(make_model, sweep, device):
     torch.testing.assert_close(shuffled, ordered[rows.to(device)], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("config", "depths"), [(SMALL, (2, 1, 3)), ("semantic_kitti/student.py", (2, 1, 2, 2, 3))])
+def test_the_form_of_published_weights(make_model, sweep, device, config, depths):
+    """With channels that are fused, and beyond them."""
+    model = make_model(config, patch_size=128, cpe_input="mlp_branch", enc_depths=depths)
+    engine = InferenceEngine(model, "float32", where=device)
+    same(engine, model, voxelize(crop(sweep, 5), 0.1)[0], device)
+
+
 def test_channels_beyond_the_fused_ones(make_model, sweep, device):
     model = make_model("semantic_kitti/student.py", patch_size=128)
     engine = InferenceEngine(model, "float32", where=device)
@@ -142,7 +150,8 @@ def test_graphs_are_bounded(make_model, sweep, device, monkeypatch):
         assert len(engine._network._entries) <= 2
 
 
-def test_what_memory_held_before_does_not_matter(make_model, sweep, device, monkeypatch):
+@pytest.mark.parametrize("cpe_input", ["residual", "mlp_branch"])
+def test_what_memory_held_before_does_not_matter(make_model, sweep, device, monkeypatch, cpe_input):
     """Rows beyond the real ones are never read: neither those of buffers that nobody filled nor of the last batch."""
 
     def poisoned(make):
@@ -151,7 +160,7 @@ def test_what_memory_held_before_does_not_matter(make_model, sweep, device, monk
     def fill(made):
         return made.fill_(float("nan") if made.is_floating_point() else torch.iinfo(made.dtype).max)
 
-    model = make_model(SMALL, patch_size=100)
+    model = make_model(SMALL, patch_size=100, cpe_input=cpe_input, enc_depths=(1, 2, 2))
     batch = several(sweep, (4, 2.5, 7))
     expected = InferenceEngine(model, "float32", where=device).logits(**batch)
     for name in ("empty", "empty_like"):
@@ -344,10 +353,13 @@ def test_half_precision_agrees_with_the_plain_model(make_model, sweep, config, d
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("config", ["nuscenes/student.py", "nuscenes/teacher.py"])
-def test_kernels_are_as_good_as_their_twins_on_the_gpu(make_model, sweep, config, dtype):
+@pytest.mark.parametrize(
+    ("config", "cpe_input"),
+    [("nuscenes/student.py", "residual"), ("nuscenes/teacher.py", "residual"), ("nuscenes/teacher.py", "mlp_branch")],
+)
+def test_kernels_are_as_good_as_their_twins_on_the_gpu(make_model, sweep, config, cpe_input, dtype):
     """On a whole sweep, where the kernels take their largest tiles."""
-    model = make_model(config)
+    model = make_model(config, cpe_input=cpe_input)
     batch, _ = voxelize(sweep)
     expected = plain_logits(model, batch, CUDA)
     found = InferenceEngine(model, dtype, where=CUDA).logits(**batch)
