@@ -216,7 +216,7 @@ def test_published_blocks_of_rows(monkeypatch):
     blocks = published_diagram(x, max_edges=2000)
     torch.testing.assert_close(blocks[0][:, 1].sort().values, whole[0][:, 1].sort().values)
     square = torch.cdist(x, x).square()
-    cap = 3 * torch.quantile(square[*torch.triu_indices(40, 40, 1)].sqrt(), 0.9)
+    cap = 3 * torch.quantile(square[tuple(torch.triu_indices(40, 40, 1))].sqrt(), 0.9)
     expected = sum(int((square[i] <= cap)[i % 16 + 1 :].sum()) for i in range(40))
     edges, values = published._shortest_edges(x, cap.item(), 2000)
     assert len(edges) == len(values) == expected > 40 * 39 // 2
