@@ -262,8 +262,8 @@ class BaseDataset(Dataset):
         """Scan ``idx`` as fragments for inference.
 
         A voxel with far more points than usual, such as that of rays without a return, would make as many fragments as
-        it has points. Its points beyond :func:`~.transform.sampling.crowding_limit` have none of their own: they share
-        the prediction of one of the others there, through ``inverse``.
+        it has points. It makes no more than the others do: most of its points share, through ``inverse``, the
+        predictions of others there (:func:`~.transform.sampling.thin_crowded`).
 
         Returns:
             - ``fragment_list``: samples after ``post_transform``, over all views, fragments and crops. Their
@@ -318,8 +318,8 @@ class BaseDataset(Dataset):
         if not self._warned:
             self._warned = True
             logger.warning(
-                "%s: %d of %d points lie in voxels of %s m with far more points than usual: they share the predictions"
-                " of others there. Later scans are not named",
+                "%s: %d of %d points lie in voxels of %s m with far more points than usual and share the predictions of"
+                " others there. Later scans like this are not named",
                 *(result["name"], len(inverse) - len(kept), len(inverse), grid_size),
             )
         if "segment" in result:

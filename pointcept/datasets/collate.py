@@ -103,25 +103,24 @@ def _check_mixable(batch: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         DataError: one does not; whether or not this batch is mixed, so that a training fails at its start.
     """
-    for key in batch[0]:
-        # Copies of entries before sampling have rows of their own.
-        if key == "name" or "offset" in key or key.startswith("origin_"):
-            continue
-        for sample in batch:
-            value, points = sample[key], _points(sample)
-            per_point = isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == points
-            if not per_point or key in ("inverse", "index"):
-                got = f"of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-                what = "positions within a scan" if key in ("inverse", "index") else f"no row for each of {points} points"
-                raise DataError(
-                    f"Mix3D makes one scan of two, but {key!r} ({got}) has {what}: leave it out of the keys of"
-                    " Collect, or set mix_prob=0"
-                )
-
-
-def _points(sample: Mapping[str, Any]) -> int:
-    """The number of points of a sample."""
-    return int(sample["offset"][-1]) if "offset" in sample else len(sample["coord"])
+    for sample in batch:
+        points = int(sample["offset"][-1]) if "offset" in sample else len(sample["coord"])
+        for key, value in sample.items():
+            # Copies of entries before sampling have rows of their own.
+            if key == "name" or key.startswith("origin_"):
+                continue
+            rows = len(value) if isinstance(value, torch.Tensor) and value.dim() else None
+            if key in ("inverse", "index"):
+                what = "positions within a scan"
+            elif rows != (1 if "offset" in key else points):
+                what = "not one end for each scan" if "offset" in key else f"not one row for each of {points} points"
+            else:
+                continue
+            got = type(value).__name__ if not isinstance(value, torch.Tensor) else f"shape {tuple(value.shape)}"
+            raise DataError(
+                f"Mix3D makes one scan of two, but {key!r} ({got}) holds {what}: leave it out of the keys of Collect,"
+                " or set mix_prob=0"
+            )
 
 
 def _distinct_instances(instances: Sequence[torch.Tensor]) -> torch.Tensor:

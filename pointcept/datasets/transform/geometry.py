@@ -236,8 +236,7 @@ class PointClip:
 
     def __call__(self, sample: Sample) -> Sample:
         coord = coord_of(sample)
-        if coord.dtype == np.float64:
-            check_resolution(*bounds(coord), remedy="put CenterShift before PointClip, whose box is about the origin")
+        check_resolution(*bounds(coord), remedy="put CenterShift before PointClip, whose box is about the origin")
         return {**sample, "coord": np.clip(coord, self.low, self.high)}
 
 

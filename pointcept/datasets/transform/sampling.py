@@ -89,7 +89,7 @@ def group_by_voxel(coord: np.ndarray, grid_size: float | Sequence[float]) -> Vox
 
 
 def crowding_limit(counts: np.ndarray) -> int:
-    """How many points of a voxel may have a fragment of their own in tests: 4 times what all but a thousandth of the
+    """How many points a voxel may have in tests before it counts as crowded: 4 times what all but a thousandth of the
     voxels have, but at least 64 and at most 256.
 
     Args:
@@ -100,22 +100,24 @@ def crowding_limit(counts: np.ndarray) -> int:
 
 
 def thin_crowded(coord: np.ndarray, grid_size: float | Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Find the points to keep where voxels hold more than :func:`crowding_limit`, the first ones of each voxel.
+    """Find the points to keep where voxels hold more than :func:`crowding_limit`: as many, the first ones, as the
+    fullest voxel that is not crowded has.
 
     Args:
         coord, grid_size: see :func:`group_by_voxel`.
 
     Returns:
         None if no voxel is crowded; else int64 (M,) ascending, the points to keep, and int64 (N,), for each point
-        which of those stands for it: itself, or the points kept in its voxel in turn.
+        which of those stands for it: itself, or in a crowded voxel the points kept there in turn.
     """
     voxels = group_by_voxel(coord, grid_size)
-    limit = crowding_limit(voxels.counts)
-    if voxels.counts.max() <= limit:
+    crowded = voxels.counts > crowding_limit(voxels.counts)
+    if not crowded.any():
         return None
+    most = voxels.counts[~crowded].max(initial=1)
     rank = np.arange(len(voxels.order)) - np.repeat(voxels.starts, voxels.counts)
     stand_in = np.empty_like(voxels.order)
-    stand_in[voxels.order] = voxels.order[np.repeat(voxels.starts, voxels.counts) + rank % limit]
+    stand_in[voxels.order] = voxels.order[np.repeat(voxels.starts, voxels.counts) + rank % most]
     return np.unique(stand_in, return_inverse=True)
 
 

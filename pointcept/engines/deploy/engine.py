@@ -120,8 +120,8 @@ class InferenceEngine:
 
         Raises:
             ConfigError: the engine was built without a config, so it does not know the voxels.
-            DataError: another shape, no real numbers, no point, values that are not finite, points too far apart, or all
-                of them so far from the origin that float32 does not resolve them.
+            DataError: another shape, no real numbers, no point, values that are not finite, or points too far apart, or
+                all of them so far from the origin that float32 does not resolve them.
         """
         if self.preprocessing is None:
             raise ConfigError("predict needs the transforms of a config: build the engine with from_config")

@@ -92,8 +92,8 @@ class Preprocessing:
         """points (N, 4) x, y, z [m], strength -> the voxels.
 
         Raises:
-            DataError: another shape or dtype, no point, values that are not finite, points too far apart, or all of them so far
-                from the origin that float32 does not resolve an eighth of a voxel.
+            DataError: another shape or dtype, no point, values that are not finite, points too far apart, or all of
+                them so far from the origin that float32 does not resolve an eighth of a voxel.
         """
         if points.dim() != 2 or points.shape[1] != 4 or len(points) == 0 or points.is_complex():
             raise DataError(f"points must be (N, 4): x, y, z [m], strength, N > 0; got {tuple(points.shape)}")
@@ -119,8 +119,8 @@ class Preprocessing:
         target = torch.where(first, rank, len(key))
         chosen = order.new_zeros(len(key) + 1).scatter_(0, target, order)
         finite = points.isfinite().all().double().view(1)
-        whole, total, *box = torch.cat([finite, rank[-1:] + 1.0, shape, given]).tolist()
-        self._check(points, bool(whole), box[:3], box[3:])
+        whole, total, *corners = torch.cat([finite, rank[-1:] + 1.0, shape, given]).tolist()
+        self._check(points, bool(whole), corners[:3], corners[3:])
         inverse = torch.empty_like(order).scatter_(0, order, rank)
         rows = chosen[: int(total)]
         values = torch.cat([coord, points[:, 3:]], 1)[:, self.columns]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
