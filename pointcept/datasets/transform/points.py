@@ -96,17 +96,18 @@ def check_scan(sample: Sample) -> Sample:
         DataError: ``coord`` is no array (N, 3) of numbers with N >= 1, or was rounded to float32 far from the origin,
             or a per-point entry has values that are not finite in float32.
     """
-    for key in point_keys(sample):
-        if not isinstance(sample[key], np.ndarray):
-            raise DataError(f"get_data gave {key!r} as {type(sample[key]).__name__}, expected a NumPy array")
+    if not isinstance(sample.get("coord", np.zeros(0)), np.ndarray):
+        raise DataError(f"get_data gave coord as {type(sample['coord']).__name__}, expected a NumPy array")
     result = {**sample, "coord": np.ascontiguousarray(coord_of(sample))}
-    for key in point_keys(sample):
+    for key in point_keys(result):
         value = result[key]
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            continue
         with np.errstate(over="ignore"):
-            bad = ~np.isfinite(value.astype(np.float32, copy=False)) if value.dtype.kind == "f" else np.zeros(1, bool)
-        if bad.any():
-            count = bad.reshape(len(value), -1).any(axis=1).sum()
-            raise DataError(f"{count} of {len(value)} points have NaN or infinite values in {key!r}: leave them out")
+            finite = np.isfinite(value.astype(np.float32, copy=False))
+        if not finite.all():
+            bad = (~finite.reshape(len(value), -1)).any(axis=1).sum()
+            raise DataError(f"{bad} of {len(value)} points have NaN or infinite values in {key!r}: leave them out")
     if result["coord"].dtype == np.float32:
         check_resolution(*bounds(result["coord"]))
     return result

@@ -337,7 +337,7 @@ def test_coordinates_of_a_map_in_float64(chain):
         ({"coord": np.concatenate([grid(), [[2e4, 0, 0]]]).astype(np.float32)}, [GRID], "Remove far outliers"),
         ({"coord": grid().astype(np.float16)}, [GRID], "dtype float16"),
         ({"coord": grid().astype(complex)}, [GRID], "dtype complex128"),
-        ({"coord": torch.from_numpy(grid())}, [GRID], "'coord' as Tensor, expected a NumPy array"),
+        ({"coord": torch.from_numpy(grid())}, [GRID], "gave coord as Tensor, expected a NumPy array"),
         ({"coord": grid()[:0]}, [GRID], "N >= 1"),
         (
             {"coord": np.where(grid() + np.array([0, 0, 1]) < 0.2, np.nan, grid())},
@@ -434,7 +434,7 @@ def test_usual_scans_are_not_thinned(caplog):
     assert len(result["fragment_list"]) == 2 * 64
     assert result["num_points"] == 664
     assert not {"inverse", "origin_segment"} & result.keys()
-    assert not caplog.text
+    assert "more points than usual" not in caplog.text
 
 
 def test_thousands_of_equal_points_in_training():
