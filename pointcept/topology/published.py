@@ -1,6 +1,6 @@
 """What the code published with arXiv 2505.08101 computes as diagrams and as their distance, for comparison only.
 
-Read from ``custom_vectorips.py`` and ``train.py`` of the authors' repositories (github.com/HySonLab/PointDistill and
+Read from ``custom_vectorips.py`` and the training script of the authors (github.com/HySonLab/PointDistill and
 github.com/hailuu684/PTv3-distill) and written anew. Use :func:`persistence` and :func:`chamfer` for anything else.
 """
 

@@ -49,10 +49,10 @@ def narrow_coord(coord: np.ndarray) -> np.ndarray:
     # float16 resolves 6 cm at 64 m
     if coord.dtype.kind not in "fiu" or coord.dtype == np.float16:
         raise DataError(f"coord has the dtype {coord.dtype}, expected float32 or float64")
-    wide = coord.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = coord.astype(np.float32)
-        return wide if np.spacing(np.abs(narrow).max(initial=0)) > 1e-3 else narrow
+        coarse = np.spacing(np.abs(narrow).max(initial=0)) > 1e-3
+    return coord.astype(np.float64, copy=False) if coarse else narrow
 
 
 def bounds(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

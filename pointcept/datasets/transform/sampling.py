@@ -159,7 +159,7 @@ class GridSample:
 
     Raises:
         ConfigError: an argument is wrong, or ``keys`` names an entry that the sample lacks.
-        DataError: the coordinates span more than ``MAX_VOXELS`` voxels along an axis.
+        DataError: see :func:`group_by_voxel`.
     """
 
     def __init__(
