@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
 from .transform import Compose, MixTransform, Scanner, add_point_keys, build_transform
-from .transform.points import Sample, coord_of
+from .transform.points import Sample, check_scan, coord_of, select_points
+from .transform.sampling import GridSample, thin_crowded
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class TestConfig:
             if key not in self.KEYS:
                 raise ConfigError(f"test_cfg takes no {key!r}: {did_you_mean(key, self.KEYS)}")
         self.voxelize = _Several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
+        fragments = self.voxelize.transform
+        self.grid_size = fragments.grid_size if isinstance(fragments, GridSample) else None
         self.crop = _Several(cfg.get("crop"), "crop", "SphereCrop", "all")
         self.post_transform = Compose(cfg.get("post_transform"), "test_cfg.post_transform")
         views = cfg.get("aug_transform") or [[]]
@@ -153,6 +156,7 @@ class BaseDataset(Dataset):
         self.ignore_index = ignore_index
         self.nonfinite = nonfinite
         self.test_mode = test_mode
+        self._warned = False
         self.transform = Compose(transform, scans=None if test_mode else self)
         self.test_cfg = TestConfig(test_cfg) if test_cfg is not None else None
         self.data_list = self.get_data_list()
@@ -261,27 +265,40 @@ class BaseDataset(Dataset):
         raise NotImplementedError(f"{cls.__name__} has no format of prediction files")
 
     def prepare_train_data(self, idx: int) -> Sample:
-        """Scan ``idx`` after ``transform``."""
+        """Scan ``idx`` after ``transform``.
+
+        Raises:
+            DataError: the scan cannot be read, or :func:`~.transform.points.check_scan` refuses it.
+        """
         return self.transform(self.read(idx))
 
     def read(self, idx: int) -> Sample:
-        """Scan ``idx`` as :meth:`get_data` gives it, for samples and for partners of mixed scans."""
-        return self.get_data(idx)
+        """Scan ``idx`` as :meth:`get_data` gives it, for samples and for partners of mixed scans.
+
+        Raises:
+            DataError: it cannot be read, or :func:`~.transform.points.check_scan` refuses it.
+        """
+        return check_scan(self.get_data(idx))
 
     def prepare_test_data(self, idx: int) -> dict[str, Any]:
         """Scan ``idx`` as fragments for inference.
 
+        A voxel with far more points than usual, such as that of rays without a return, would make as many fragments as
+        it has points. It makes no more than the others do: most of its points share, through ``inverse``, the
+        predictions of others there (:func:`~.transform.sampling.thin_crowded`).
+
         Returns:
             - ``fragment_list``: samples after ``post_transform``, over all views, fragments and crops. Their
               ``index`` (M,) says for which of the ``num_points`` points they hold; together they hold every point.
-            - ``name``, and ``num_points``: the points after ``transform``.
+            - ``name``, and ``num_points``: the points after ``transform``, without those of crowded voxels.
             - ``segment`` int64 (num_points,), if the scan is labelled.
-            - ``inverse`` int64 (N,), if ``transform`` made it (GridSample with return_inverse=True): prediction
-              ``pred[inverse]`` is one for each of the N points of the scan; and ``origin_segment`` int64 (N,), if
-              ``transform`` made it (Copy) and the scan is labelled.
+            - ``inverse`` int64 (N,), if ``transform`` made it (GridSample with return_inverse=True) or a voxel is
+              crowded: prediction ``pred[inverse]`` is one for each of the N points of the scan; and
+              ``origin_segment`` int64 (N,), likewise (Copy) if the scan is labelled.
 
         Raises:
             ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
+            DataError: the scan cannot be read, or :func:`~.transform.points.check_scan` refuses it.
         """
         assert self.test_cfg is not None
         sample = self.transform(self.read(idx))
@@ -291,6 +308,8 @@ class BaseDataset(Dataset):
             if key in sample:
                 result[key] = sample.pop(key)
         self._check_inverse(result)
+        sample = self._thin(sample, result)
+        num_points = result["num_points"]
         # As a per-point entry the index follows every selection, also those of the augmentations.
         sample["index"] = np.arange(num_points)
         add_point_keys(sample, ("index",))
@@ -309,6 +328,28 @@ class BaseDataset(Dataset):
                 " must keep all points"
             )
         return {"fragment_list": fragments, **result}
+
+    def _thin(self, sample: Sample, result: dict[str, Any]) -> Sample:
+        """Leave out what :func:`thin_crowded` says, and lead ``result`` back to all points."""
+        assert self.test_cfg is not None
+        grid_size = self.test_cfg.grid_size
+        thinned = None if grid_size is None else thin_crowded(coord_of(sample), grid_size)
+        if thinned is None:
+            return sample
+        kept, inverse = thinned
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: %d of %d points lie in voxels of %s m with far more points than usual and share the predictions of"
+                " others there. Later scans like this are not named",
+                *(result["name"], len(inverse) - len(kept), len(inverse), grid_size),
+            )
+        if "segment" in result:
+            result.setdefault("origin_segment", result["segment"])
+            result["segment"] = result["segment"][kept]
+        result["inverse"] = inverse[result["inverse"]] if "inverse" in result else inverse
+        result["num_points"] = len(kept)
+        return select_points(sample, kept)
 
     @staticmethod
     def _check_inverse(result: Mapping[str, Any]) -> None:

@@ -57,6 +57,10 @@ META = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": F
 """What a submission declares about its inputs."""
 
 
+NEAR = 1.0
+"""Points of a sweep whose |x| and |y| in the sensor's frame are below [m] lie on the own car, as in the devkit."""
+
+
 def label_table(ignore_index: int) -> np.ndarray:
     """Class of every uint8 raw id, int64 (256,); ``UNKNOWN`` from 32 on."""
     table = np.full(256, UNKNOWN)
@@ -91,8 +95,9 @@ class NuScenesDataset(BaseDataset):
     Args:
         sweeps: the info files to read, ``nuscenes_infos_<sweeps>sweeps_<split>.pkl``.
         input_sweeps: scans that make one sample, at most ``sweeps``: 1 is the key frame alone; with more, the points
-            of the latest sweeps follow those of the key frame, in its coordinates and with ``ignore_index`` as label,
-            and the sample has ``time``, float32 (N, 1), their age in seconds (0 for the key frame). A scene begins
+            of the latest sweeps follow those of the key frame, in its coordinates and with ``ignore_index`` as label
+            (but for those on the own car, closer than ``NEAR`` to the sensor, which would trail behind it), and the
+            sample has ``time``, float32 (N, 1), their age in seconds (0 for the key frame). A scene begins
             without sweeps, so its first key frames have fewer.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
 
@@ -216,7 +221,7 @@ class NuScenesDataset(BaseDataset):
         if there are any, the labels of the new points to ``sample``."""
         parts, ages = [points], [0.0]
         for sweep in scan.sweeps:
-            part = _read_points(sweep.points, self.nonfinite)[0]
+            part = _read_sweep(sweep, self.nonfinite)
             part[:, :3] = part[:, :3] @ sweep.transform[:3, :3].T + sweep.transform[:3, 3]
             parts.append(part)
             ages.append(sweep.time_lag)
@@ -251,7 +256,7 @@ class NuScenesDataset(BaseDataset):
             raise DataError(f"there is no scan {name!r} in the split {', '.join(self.split)}")
         scan = self.data_list[self._index[name]]
         points, finite, count = _read_points(scan.points, self.nonfinite)
-        added = sum(len(_read_points(sweep.points, self.nonfinite)[0]) for sweep in scan.sweeps)
+        added = sum(len(_read_sweep(sweep, self.nonfinite)) for sweep in scan.sweeps)
         classes = np.full(count, -1)
         kept = slice(None) if finite is None else finite
         classes[kept] = check_prediction(pred, len(points) + added, self.num_classes, name)[: len(points)]
@@ -269,3 +274,12 @@ def _read_points(path: Path, nonfinite: str) -> tuple[np.ndarray, np.ndarray | N
     finite = finite_rows(points, path, nonfinite)
     kept = points if finite is None else points[finite]
     return kept / np.array([1, 1, 1, 255], np.float32), finite, len(points)
+
+
+def _read_sweep(sweep: Sweep, nonfinite: str) -> np.ndarray:
+    """Read a sweep without the own car: x, y, z [m] in the sensor's frame, strength, float32 (N, 4), N >= 0.
+
+    The key frame keeps those points: they have labels and need predictions.
+    """
+    points = _read_points(sweep.points, nonfinite)[0]
+    return points[(np.abs(points[:, :2]) >= NEAR).any(axis=1)]

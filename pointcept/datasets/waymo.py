@@ -19,7 +19,7 @@ from .preprocessing.waymo.range_image import RETURNS
 from .reading import finite_rows, require_folder
 from .submission import check_prediction, write_array
 from .transform.mixing import Scanner
-from .transform.points import Sample
+from .transform.points import Sample, narrow_coord
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +157,12 @@ class WaymoDataset(BaseDataset):
     @classmethod
     def read_scan(cls, path: Path, nonfinite: str = "raise") -> tuple[Sample, np.ndarray | None]:
         """Read the folder of a frame, ``coord.npy`` and ``strength.npy``; see :meth:`BaseDataset.read_scan`."""
-        coord = _load(path / "coord.npy", "f", (None, 3)).astype(np.float32, copy=False)
+        coord = _load(path / "coord.npy", "f", (None, 3))
         strength = _load(path / "strength.npy", "f", (len(coord), 1)).astype(np.float32, copy=False)
         finite = finite_rows(np.concatenate([coord, strength], axis=1), path, nonfinite)
         if finite is not None:
             coord, strength = coord[finite], strength[finite]
-        return {"coord": coord, "strength": strength}, finite
+        return {"coord": narrow_coord(coord), "strength": strength}, finite
 
     def get_data_name(self, idx: int) -> str:
         """Name of frame ``idx``: ``<segment>_<timestamp>``."""

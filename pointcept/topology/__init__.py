@@ -19,7 +19,7 @@ from pointcept.topology.persistence import (
     submit_batch_persistence,
     submit_persistence,
 )
-from pointcept.topology.published import published_diagram
+from pointcept.topology.published import published_diagram, published_distance
 from pointcept.topology.rips import critical_edges, pairwise_distances, submit_rips
 from pointcept.topology.rtd import rtd_lite
 from pointcept.topology.subsample import farthest_points, random_points, subsample_rows
@@ -38,6 +38,7 @@ __all__ = [
     "pairwise_distances",
     "persistence",
     "published_diagram",
+    "published_distance",
     "random_points",
     "rms_scale",
     "rtd_lite",

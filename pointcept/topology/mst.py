@@ -53,7 +53,7 @@ def _full_float32_products(active: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _exact(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+def exact_products(device: torch.device, precision: torch.dtype) -> Iterator[None]:
     """No graph, no autocasting and no TF32."""
     with (
         torch.no_grad(),
@@ -87,7 +87,7 @@ class EdgeWeights:
         if precision not in _PRECISIONS:
             raise ValueError(f"precision must be one of {sorted(_PRECISIONS)}, got {precision!r}")
         self.precision = _PRECISIONS[precision]
-        with _exact(x.device, self.precision):
+        with exact_products(x.device, self.precision):
             self._measure(x.detach(), memory_limit, block)
 
     def _measure(self, x: Tensor, memory_limit: int, block: int | None) -> None:
@@ -131,7 +131,7 @@ class EdgeWeights:
         if self.n < 2:
             return torch.empty(0, 2, dtype=torch.int64, device=self.device)
         if self.matrix is None:
-            with _exact(self.device, self.precision):
+            with exact_products(self.device, self.precision):
                 return boruvka(self.n, self.device, self._search)
         if self.n > _MOST_FUSED:
             return reference.spanning_tree(self.matrix)

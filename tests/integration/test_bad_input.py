@@ -157,6 +157,16 @@ def test_coordinates_beyond_the_serialization_depth(
     check_refused(test(f"weight={weight}"), tmp_path, "08_000000", *words)
 
 
+def test_coordinates_of_a_map_in_float32(train: Any, test: Any, root: Path, weight: Path, tmp_path: Path) -> None:
+    points = cloud(600)
+    points[:, 1] += 5_412_345
+    write_scan(root, "00", 0, points)
+    write_scan(root, "08", 0, points)
+    words = ("from the origin along an axis, where float32 resolves 0.5 m", "give coord in float64")
+    check_refused(train(), tmp_path, "00_000000", *words)
+    check_refused(test(f"weight={weight}"), tmp_path, "08_000000", *words)
+
+
 # --- data that is odd, and handled ---
 
 

@@ -12,7 +12,7 @@ import torch
 from pointcept.datasets.builder import TRANSFORMS
 from pointcept.utils.errors import ConfigError, DataError
 
-from .points import LABEL_KEYS, Sample, point_keys
+from .points import LABEL_KEYS, Sample, bounds, check_resolution, point_keys
 
 
 def _copied(value: Any) -> Any:
@@ -67,7 +67,7 @@ def to_tensor(value: Any, name: str = "value") -> Any:
         name: what ``value`` is, for messages.
 
     Raises:
-        DataError: something else.
+        DataError: something else, or coordinates in float64 that float32 does not resolve.
     """
     if value is None or isinstance(value, (torch.Tensor, str)):
         return value
@@ -76,6 +76,8 @@ def to_tensor(value: Any, name: str = "value") -> Any:
     if isinstance(value, (bool, int, float, np.generic)):
         value = np.array([value])
     if isinstance(value, np.ndarray):
+        if value.dtype == np.float64 and "coord" in name and value.ndim == 2 and value.shape[1] == 3 and len(value):
+            check_resolution(*bounds(value), remedy="put CenterShift before ToTensor, which makes float32 of it")
         dtype = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}.get(value.dtype.kind)
         if dtype is not None:
             array = np.ascontiguousarray(value, dtype=dtype).reshape(value.shape)

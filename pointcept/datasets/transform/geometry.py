@@ -12,7 +12,17 @@ import numpy as np
 from pointcept.datasets.builder import TRANSFORMS
 from pointcept.utils.errors import ConfigError, DataError
 
-from .points import Sample, check_number, check_numbers, check_range, child_generator, coord_of
+from .points import (
+    Sample,
+    bounds,
+    check_number,
+    check_numbers,
+    check_range,
+    check_resolution,
+    child_generator,
+    coord_of,
+    narrow_coord,
+)
 
 AXES = ("x", "y", "z")
 
@@ -26,14 +36,6 @@ def rotation_matrix(axis: str, angle: float) -> np.ndarray:
     matrix[second, first] = np.sin(angle)
     matrix[first, second] = -np.sin(angle)
     return matrix
-
-
-def _bounds(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the bounding box, float64 (3,) each [m]."""
-    # Column by column: a reduction over axis 0 of (N, 3) is several times slower.
-    low = [coord[:, a].min() for a in range(3)]
-    high = [coord[:, a].max() for a in range(3)]
-    return np.array(low, np.float64), np.array(high, np.float64)
 
 
 class _Rotation:
@@ -55,7 +57,7 @@ class _Rotation:
             return sample
         matrix = rotation_matrix(self.axis, self._draw() * np.pi).astype(np.float32)
         coord = coord_of(sample)
-        center = self.center if self.center is not None else np.mean(_bounds(coord), axis=0)
+        center = self.center if self.center is not None else np.mean(bounds(coord), axis=0)
         shift = (center - matrix.astype(np.float64) @ center).astype(np.float32)
         rotated = coord @ matrix.T
         if shift.any():
@@ -211,8 +213,7 @@ class RandomJitter:
         moved = child_generator().standard_normal(coord.shape, dtype=np.float32)
         moved *= np.float32(self.sigma)
         np.clip(moved, -self.clip, self.clip, out=moved)
-        moved += coord
-        return {**sample, "coord": moved}
+        return {**sample, "coord": moved + coord}
 
 
 @TRANSFORMS.register_module()
@@ -224,6 +225,7 @@ class PointClip:
 
     Raises:
         ConfigError: it is not six numbers or a minimum lies above its maximum.
+        DataError: all points are as far away as those of a map.
     """
 
     def __init__(self, point_cloud_range: Sequence[float] = (-80, -80, -3, 80, 80, 1)) -> None:
@@ -233,22 +235,32 @@ class PointClip:
             raise ConfigError(f"point_cloud_range must be three minima and three maxima, got {point_cloud_range!r}")
 
     def __call__(self, sample: Sample) -> Sample:
-        return {**sample, "coord": np.clip(coord_of(sample), self.low, self.high)}
+        coord = coord_of(sample)
+        check_resolution(*bounds(coord), remedy="put CenterShift before PointClip, whose box is about the origin")
+        return {**sample, "coord": np.clip(coord, self.low, self.high)}
 
 
 @TRANSFORMS.register_module()
 class CenterShift:
-    """Move the middle of the bounding box to x = y = 0 and, with ``apply_z``, its floor to z = 0."""
+    """Move the middle of the bounding box to x = y = 0 and, with ``apply_z``, its floor to z = 0.
+
+    Coordinates in float64, of a map for instance, are subtracted in float64.
+
+    Raises:
+        DataError: coordinates in float32 are so far from the origin that their shape is lost already.
+    """
 
     def __init__(self, apply_z: bool = True) -> None:
         self.apply_z = apply_z
 
     def __call__(self, sample: Sample) -> Sample:
         coord = coord_of(sample)
-        low, high = _bounds(coord)
+        low, high = bounds(coord)
+        if coord.dtype == np.float32:
+            check_resolution(low, high)
         shift = (low + high) / 2
         shift[2] = low[2] if self.apply_z else 0
-        return {**sample, "coord": coord - shift.astype(np.float32)}
+        return {**sample, "coord": narrow_coord(coord - shift.astype(coord.dtype))}
 
 
 def smooth_noise(shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
@@ -326,7 +338,7 @@ class ElasticDistortion:
         return {**sample, "coord": coord}
 
     def _distort(self, coord: np.ndarray, granularity: float, magnitude: float) -> np.ndarray:
-        low, high = _bounds(coord)
+        low, high = bounds(coord)
         # One node below the box and one above, so that every point has a cell around it.
         nodes = np.floor((high - low) / granularity) + 3
         if not nodes.prod() <= self.MAX_NODES:
@@ -337,4 +349,4 @@ class ElasticDistortion:
             )
         noise = smooth_noise(nodes.astype(int).tolist(), child_generator())
         displacement = interpolate(noise, (coord - low) / granularity + 1)
-        return (coord + magnitude * displacement).astype(np.float32)
+        return (coord + magnitude * displacement).astype(coord.dtype)

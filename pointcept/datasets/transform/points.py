@@ -8,7 +8,7 @@ aligned with ``coord``. Transforms never write into the arrays they are given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ Sample = dict[str, Any]
 
 POINT_KEYS = ("coord", "strength", "color", "normal", "segment", "instance")
 """Entries that are per point unless ``sample["index_valid_keys"]`` says otherwise."""
+
+RESOLUTION = 0.01
+"""Coarsest spacing of float32 [m] with which a whole scan may be given: its points are within 131 km of the origin."""
 
 LABEL_KEYS = ("segment", "instance")
 """Entries that an unlabelled scan lacks: naming them in a config is no mistake."""
@@ -35,11 +38,86 @@ def add_point_keys(sample: Sample, keys: Iterable[str]) -> None:
     sample["index_valid_keys"] = known + [key for key in keys if key not in known]
 
 
-def coord_of(sample: Sample) -> np.ndarray:
-    """The coordinates of a sample, float32 (N, 3) in metres, N >= 1.
+def narrow_coord(coord: np.ndarray) -> np.ndarray:
+    """``coord`` (N, 3) [m] in float32, or in float64 where float32 would round it to more than a millimetre.
 
     Raises:
-        DataError: ``coord`` is missing, has another shape or no rows.
+        DataError: it does not hold real numbers, or in float16.
+    """
+    if coord.dtype == np.float32:
+        return coord
+    # float16 resolves 6 cm at 64 m
+    if coord.dtype.kind not in "fiu" or coord.dtype == np.float16:
+        raise DataError(f"coord has the dtype {coord.dtype}, expected float32 or float64")
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = coord.astype(np.float32)
+        coarse = np.spacing(np.abs(narrow).max(initial=0)) > 1e-3
+    return coord.astype(np.float64, copy=False) if coarse else narrow
+
+
+def bounds(coord: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of the bounding box of ``coord`` (N, 3), float64 (3,) each [m]."""
+    # Column by column: a reduction over axis 0 of (N, 3) is several times slower.
+    low = [coord[:, a].min() for a in range(3)]
+    high = [coord[:, a].max() for a in range(3)]
+    return np.array(low, np.float64), np.array(high, np.float64)
+
+
+def check_resolution(
+    low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray, finest: float = RESOLUTION, remedy: str = ""
+) -> None:
+    """Check that float32 resolves the points of a box.
+
+    Args:
+        low, high: corners of the box, (3,) each [m].
+        finest: spacing that is needed [m].
+        remedy: what to do, by default for points that were rounded to float32 already.
+
+    Raises:
+        DataError: along some axis all points are so far from the origin that float32 is coarser.
+    """
+    distance = max(max(a, -b, 0.0) for a, b in zip(low, high, strict=True))
+    spacing = float(np.spacing(np.float32(distance)))
+    if spacing > finest:
+        remedy = remedy or "give coord in float64 and put CenterShift first, or subtract an origin before the cast"
+        raise DataError(
+            f"all points lie {distance:.0f} m or more from the origin along an axis, where float32 resolves"
+            f" {spacing:.2g} m, coarser than {finest:.2g} m: {remedy}"
+        )
+
+
+def check_scan(sample: Sample) -> Sample:
+    """Check a scan as it was read, before any transform.
+
+    Returns:
+        A new dict; ``coord`` is contiguous and of the dtype of :func:`narrow_coord`.
+
+    Raises:
+        DataError: ``coord`` is no array (N, 3) of numbers with N >= 1, or was rounded to float32 far from the origin,
+            or a per-point entry has values that are not finite in float32.
+    """
+    if not isinstance(sample.get("coord", np.zeros(0)), np.ndarray):
+        raise DataError(f"get_data gave coord as {type(sample['coord']).__name__}, expected a NumPy array")
+    result = {**sample, "coord": np.ascontiguousarray(coord_of(sample))}
+    for key in point_keys(result):
+        value = result[key]
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            continue
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(np.float32, copy=False))
+        if not finite.all():
+            bad = (~finite.reshape(len(value), -1)).any(axis=1).sum()
+            raise DataError(f"{bad} of {len(value)} points have NaN or infinite values in {key!r}: leave them out")
+    if result["coord"].dtype == np.float32:
+        check_resolution(*bounds(result["coord"]))
+    return result
+
+
+def coord_of(sample: Sample) -> np.ndarray:
+    """The coordinates of a sample, (N, 3) in metres, N >= 1, of the dtype of :func:`narrow_coord`.
+
+    Raises:
+        DataError: ``coord`` is missing, has another shape or no rows, or holds no real numbers.
         ConfigError: ``coord`` is a tensor already.
     """
     if "coord" not in sample:
@@ -49,7 +127,7 @@ def coord_of(sample: Sample) -> np.ndarray:
         raise ConfigError(f"coord is a {type(coord).__name__}: geometry and sampling transforms go before ToTensor")
     if coord.ndim != 2 or coord.shape[1] != 3 or len(coord) == 0:
         raise DataError(f"coord has the shape {coord.shape}, expected (N, 3) with N >= 1")
-    return coord.astype(np.float32, copy=False)
+    return narrow_coord(coord)
 
 
 def select_points(sample: Sample, index: np.ndarray) -> Sample:

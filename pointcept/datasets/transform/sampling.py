@@ -19,8 +19,10 @@ from .points import (
     add_point_keys,
     check_number,
     check_numbers,
+    check_resolution,
     child_generator,
     coord_of,
+    narrow_coord,
     select_points,
 )
 
@@ -60,13 +62,16 @@ def group_by_voxel(coord: np.ndarray, grid_size: float | Sequence[float]) -> Vox
         grid_size: edge of a voxel [m], one number or one per axis.
 
     Raises:
-        DataError: coordinates are not finite or span more than ``MAX_VOXELS`` voxels along an axis.
+        DataError: coordinates are not finite, span more than ``MAX_VOXELS`` voxels along an axis, or are in float32 so
+            far from the origin that it does not resolve an eighth of a voxel.
     """
     size = np.broadcast_to(np.asarray(grid_size, np.float64), (3,))[:, None]
     # Axis by axis from here on: rows of (3, N) are contiguous, columns of (N, 3) are not.
     # Float64: at 80 m a float32 quotient is only good to 1e-4 voxels.
     voxel = np.floor(np.ascontiguousarray(coord.T) / size)
     low, high = voxel.min(axis=1), voxel.max(axis=1)
+    if coord.dtype == np.float32:
+        check_resolution(low * size[:, 0], high * size[:, 0], float(size.min()) / 8)
     shape = high - low + 1
     if not (shape <= MAX_VOXELS).all():
         extent = [f"{s:.6g}" for s in (shape * size[:, 0])]
@@ -81,6 +86,39 @@ def group_by_voxel(coord: np.ndarray, grid_size: float | Sequence[float]) -> Vox
     starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
     counts = np.diff(starts, append=len(key))
     return Voxels(grid, low, order, starts, counts)
+
+
+def crowding_limit(counts: np.ndarray) -> int:
+    """How many points a voxel may have in tests before it counts as crowded: 4 times what all but a thousandth of the
+    voxels have, but at least 64 and at most 256.
+
+    Args:
+        counts: points of each voxel, int (M,), M >= 1.
+    """
+    usual = int(0.999 * (len(counts) - 1))
+    return int(np.clip(4 * np.partition(counts, usual)[usual], 64, 256))
+
+
+def thin_crowded(coord: np.ndarray, grid_size: float | Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the points to keep where voxels hold more than :func:`crowding_limit`: as many, the first ones, as the
+    fullest voxel that is not crowded has.
+
+    Args:
+        coord, grid_size: see :func:`group_by_voxel`.
+
+    Returns:
+        None if no voxel is crowded; else int64 (M,) ascending, the points to keep, and int64 (N,), for each point
+        which of those stands for it: itself, or in a crowded voxel the points kept there in turn.
+    """
+    voxels = group_by_voxel(coord, grid_size)
+    crowded = voxels.counts > crowding_limit(voxels.counts)
+    if not crowded.any():
+        return None
+    most = voxels.counts[~crowded].max(initial=1)
+    rank = np.arange(len(voxels.order)) - np.repeat(voxels.starts, voxels.counts)
+    stand_in = np.empty_like(voxels.order)
+    stand_in[voxels.order] = voxels.order[np.repeat(voxels.starts, voxels.counts) + rank % most]
+    return np.unique(stand_in, return_inverse=True)
 
 
 def _sort(key: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +153,13 @@ class GridSample:
         keys: per-point entries besides those of ``index_valid_keys`` (configs of Pointcept up to 1.5).
         return_inverse: add ``inverse`` int64 (N,): the voxel of every input point.
         return_grid_coord: add ``grid_coord`` int64 (M, 3) >= 0.
-        return_min_coord: add ``min_coord`` float32 (1, 3) [m]: the corner of voxel (0, 0, 0).
+        return_min_coord: add ``min_coord`` (1, 3) [m]: the corner of voxel (0, 0, 0), of the dtype of ``coord``.
         return_displacement: add ``displacement`` float32 (M, 3), from the voxel's centre, in [-0.5, 0.5] voxels.
         project_displacement: make it (M, 1), its component along ``normal``.
 
     Raises:
         ConfigError: an argument is wrong, or ``keys`` names an entry that the sample lacks.
-        DataError: the coordinates span more than ``MAX_VOXELS`` voxels along an axis.
+        DataError: see :func:`group_by_voxel`.
     """
 
     def __init__(
@@ -177,7 +215,7 @@ class GridSample:
         if self.return_inverse:
             entries["inverse"] = voxels.inverse()
         if self.return_min_coord:
-            entries["min_coord"] = (voxels.origin * self.grid_size).astype(np.float32)[None]
+            entries["min_coord"] = narrow_coord((voxels.origin * self.grid_size)[None])
         return entries
 
     def _take(self, sample: Sample, voxels: Voxels, index: np.ndarray) -> Sample:

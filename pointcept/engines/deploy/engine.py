@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -127,19 +128,20 @@ class InferenceEngine:
 
         Args:
             points: (N, 4) x, y, z [m] and strength as the data set of the config gives it (for nuScenes intensity /
-                255), a tensor or an array.
+                255), a tensor or an array in float32, float64 or integers. x, y, z are relative to the sensor.
 
         Returns:
             (N,) int64 classes on the engine's device.
 
         Raises:
             ConfigError: the engine was built without a config, so it does not know the voxels.
-            DataError: another shape, no point, values that are not finite, or points too far apart.
+            DataError: another shape, no real numbers, no point, values that are not finite, or points too far apart, or
+                all of them so far from the origin that float32 does not resolve them.
             FloatingPointError: scores that are NaN or infinite.
         """
         if self.preprocessing is None:
             raise ConfigError("predict needs the transforms of a config: build the engine with from_config")
-        voxels = self.preprocessing(torch.as_tensor(points).to(self.device, non_blocking=True))
+        voxels = self.preprocessing(_as_tensor(points).to(self.device, non_blocking=True))
         logits = self._run(voxels.grid_coord, voxels.feat, torch.tensor([len(voxels.feat)]))
         return logits.argmax(1).index_select(0, voxels.inverse)
 
@@ -174,6 +176,24 @@ class InferenceEngine:
             raise DataError(f"offset must be (B,), B from 1 to {padded.MAX_SCANS}, got {tuple(offset.shape)}")
         scores = self._network(grid_coord, feat, offset)
         return check_scores(scores, self._name, advice(self.dtype, "dtype='bfloat16' or 'float32'"))
+
+
+def _as_tensor(points: Any) -> Tensor:
+    """A tensor of ``points``, which keep their precision: float32, or float64 where they were wider or integers.
+
+    Raises:
+        DataError: they are no real numbers, or rows of different lengths.
+    """
+    if isinstance(points, Tensor) or hasattr(points, "__cuda_array_interface__"):
+        return torch.as_tensor(points)
+    try:
+        array = np.asarray(points)
+    except ValueError as error:
+        raise DataError(f"points must be (N, 4): x, y, z [m], strength; got rows that do not fit: {error}") from None
+    if array.dtype.kind not in "fiu" or array.dtype == np.float16:
+        raise DataError(f"points must be (N, 4) float32 or float64: x, y, z [m], strength; got {array.dtype}")
+    narrow = array.dtype.kind == "f" and array.dtype.itemsize == 4
+    return torch.from_numpy(np.require(array, np.float32 if narrow else np.float64, ["C", "W"]))
 
 
 def _deployed(model: nn.Module, target: Target) -> CapturedPTv3 | GraphedSegmentor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pointcept.datasets.transform.points import RESOLUTION, check_resolution
 from pointcept.datasets.transform.sampling import MAX_VOXELS
 from pointcept.utils.errors import ConfigError, DataError
 
@@ -91,10 +92,14 @@ class Preprocessing:
         """points (N, 4) x, y, z [m], strength -> the voxels.
 
         Raises:
-            DataError: another shape, no point, values that are not finite, or points too far apart.
+            DataError: another shape or dtype, no point, values that are not finite, points too far apart, or all of
+                them so far from the origin that float32 does not resolve an eighth of a voxel.
         """
         if points.dim() != 2 or points.shape[1] != 4 or len(points) == 0 or points.is_complex():
             raise DataError(f"points must be (N, 4): x, y, z [m], strength, N > 0; got {tuple(points.shape)}")
+        if points.dtype in (torch.float16, torch.bfloat16):  # they resolve 6 cm at 64 m, and 50 cm
+            raise DataError(f"points must be float32 or float64, got {points.dtype}")
+        given = torch.cat(points[:, :3].aminmax(dim=0)).double()
         points = points.float()
         coord = points[:, :3]
         if self.clip is not None:
@@ -114,17 +119,19 @@ class Preprocessing:
         target = torch.where(first, rank, len(key))
         chosen = order.new_zeros(len(key) + 1).scatter_(0, target, order)
         finite = points.isfinite().all().double().view(1)
-        whole, total, *extent = torch.cat([finite, rank[-1:] + 1.0, shape]).tolist()
-        self._check(points, bool(whole), extent)
+        whole, total, *corners = torch.cat([finite, rank[-1:] + 1.0, shape, given]).tolist()
+        self._check(points, bool(whole), corners[:3], corners[3:])
         inverse = torch.empty_like(order).scatter_(0, order, rank)
         rows = chosen[: int(total)]
         values = torch.cat([coord, points[:, 3:]], 1)[:, self.columns]
         return Voxels(grid.index_select(0, rows), values.index_select(0, rows), inverse)
 
-    def _check(self, points: Tensor, finite: bool, extent: list[float]) -> None:
+    def _check(self, points: Tensor, finite: bool, extent: list[float], box: list[float]) -> None:
         if not finite:
             bad = int((~points.isfinite().all(1)).sum())
             raise DataError(f"{bad} of {len(points)} points have values that are not finite: leave them out")
+        finest = min(RESOLUTION, min(self.grid_size) / 8)
+        check_resolution(box[:3], box[3:], finest, "subtract the place of the sensor first, in float64")
         if max(extent) > MAX_VOXELS:
             raise DataError(
                 f"the points span {' x '.join(f'{e:.0f}' for e in extent)} voxels of {self.grid_size} m, at most "

@@ -289,3 +289,155 @@ def test_views_do_not_see_each_other():
     expected = torch.from_numpy(Cloud().get_data(0)["coord"]) + 100
     for fragment in result["fragment_list"]:
         torch.testing.assert_close(fragment["coord"], expected)
+
+
+class GivenCloud(Cloud):
+    """One scan that the test sets."""
+
+    scans = 1
+    given: dict = {}
+
+    def get_data(self, idx):
+        return {"name": "given", **self.given}
+
+
+def given(**entries):
+    return type("Given", (GivenCloud,), {"given": entries})
+
+
+def grid(n=100, size=0.2):
+    """The middles of n x n voxels, float64 (n * n, 3)."""
+    x, y = np.meshgrid(np.arange(n), np.arange(n))
+    return (np.stack([x, y, 0 * x], axis=-1).reshape(-1, 3) + 0.5) * size
+
+
+UTM = np.array([691_000.0, 5_412_345.0, 310.0])
+CENTER, GRID = {"type": "CenterShift"}, {"type": "GridSample", "grid_size": 0.2, "return_grid_coord": True}
+COLLECT = [{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "grid_coord"), "feat_keys": ("coord",)}]
+
+
+@pytest.mark.parametrize("chain", [[CENTER, GRID], [GRID, CENTER], [{"type": "RandomFlip"}, CENTER, GRID]])
+def test_coordinates_of_a_map_in_float64(chain):
+    sample = given(coord=grid() + UTM)(transform=[*chain, *COLLECT])[Draw(0, 1)]
+    assert len(sample["coord"]) == 10_000
+    assert sample["coord"].dtype == torch.float32
+    near = given(coord=grid().astype(np.float32))(transform=[CENTER, GRID, *COLLECT])[0]
+    assert torch.equal(torch.unique(sample["grid_coord"], dim=0), torch.unique(near["grid_coord"], dim=0))
+
+
+@pytest.mark.parametrize(
+    ("entries", "chain", "message"),
+    [
+        ({"coord": (grid() + UTM).astype(np.float32)}, [CENTER, GRID], "float32 resolves 0.5 m.*give coord in float64"),
+        ({"coord": (grid() + UTM).astype(np.float32)}, [], "5412345 m or more from the origin"),
+        ({"coord": grid() + UTM}, [GRID], "put CenterShift before ToTensor"),
+        ({"coord": grid() + UTM}, [{"type": "Copy", "keys_dict": {"coord": "origin_coord"}}, CENTER, GRID], "ToTensor"),
+        ({"coord": grid() + UTM}, [{"type": "PointClip"}, GRID], "put CenterShift before PointClip"),
+        ({"coord": np.concatenate([grid(), UTM[None]])}, [CENTER, GRID], "Remove far outliers"),
+        ({"coord": np.concatenate([grid(), [[2e4, 0, 0]]]).astype(np.float32)}, [GRID], "Remove far outliers"),
+        ({"coord": grid().astype(np.float16)}, [GRID], "dtype float16"),
+        ({"coord": grid().astype(complex)}, [GRID], "dtype complex128"),
+        ({"coord": torch.from_numpy(grid())}, [GRID], "gave coord as Tensor, expected a NumPy array"),
+        ({"coord": grid()[:0]}, [GRID], "N >= 1"),
+        (
+            {"coord": np.where(grid() + np.array([0, 0, 1]) < 0.2, np.nan, grid())},
+            [GRID],
+            "199 of 10000 points have NaN or infinite .*'coord'",
+        ),
+        ({"coord": np.where(grid() < 0.2, np.inf, grid())}, [GRID], "NaN or infinite values in 'coord'"),
+        ({"coord": grid(2), "strength": np.full((4, 1), 1e300)}, [GRID], "4 of 4 points .* 'strength'"),
+        ({"coord": grid(2), "strength": np.array([0, np.nan, 0, 0])}, [GRID], "1 of 4 points .* 'strength'"),
+    ],
+)
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_scans_that_are_refused(entries, chain, message, test_mode):
+    test_cfg = {"voxelize": {**GRID, "mode": "test"}, "post_transform": COLLECT}
+    if test_mode:
+        dataset = given(**entries)(transform=chain, test_mode=True, test_cfg=test_cfg)
+    else:
+        dataset = given(**entries)(transform=[*chain, *COLLECT])
+    with pytest.raises(DataError, match=message):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.asfortranarray,
+        lambda x: np.repeat(x, 2, axis=0)[::2],
+        lambda x: x.astype(">f4"),
+        lambda x: -x * -1.0,
+        lambda x: x.astype(np.longdouble),
+        lambda x: np.frombuffer(x.astype(np.float32).tobytes(), "f4").reshape(-1, 3),
+    ],
+)
+def test_layouts_and_dtypes_of_coordinates(change):
+    coord = grid(10) - 1
+    plain = given(coord=coord.astype(np.float32))(transform=[GRID, *COLLECT])[0]
+    assert equal(plain, given(coord=change(coord))(transform=[GRID, *COLLECT])[0])
+
+
+def test_integer_coordinates():
+    sample = given(coord=np.array([[0, 0, 0], [-3, 1, 2]]))(transform=[GRID, *COLLECT])[0]
+    assert sample["coord"].tolist() == [[-3, 1, 2], [0, 0, 0]]
+
+
+def crowded(points=600, zeros=1000, seed=0):
+    """Points that are alone in their voxels, and some in one voxel."""
+    rng = np.random.default_rng(seed)
+    own = grid(40, 1.0)[rng.permutation(1600)[:points]]
+    coord = np.concatenate([own, rng.uniform(0, 0.2, (zeros, 3)) - 5])
+    order = rng.permutation(len(coord))
+    return {
+        "coord": coord[order].astype(np.float32),
+        "strength": np.arange(len(coord), dtype=np.float32)[:, None],
+        "segment": order % 3,
+    }
+
+
+@pytest.mark.parametrize("subsample", [False, True])
+def test_crowded_voxels_make_no_fragments_of_their_own(subsample, caplog):
+    scan = crowded()
+    transform = [{"type": "Copy", "keys_dict": {"segment": "origin_segment"}}]
+    if subsample:  # to 0.01 m, so that the voxels of 0.5 m are still crowded
+        transform += [{"type": "GridSample", "grid_size": 0.01, "return_inverse": True}]
+    cfg = views_config(voxelize={**VOXELIZE, "grid_size": 0.5})
+    dataset = given(**scan)(transform=transform, test_mode=True, test_cfg=cfg)
+    result = dataset[Draw(0, 3)]
+    assert len(result["fragment_list"]) == 2, "one for each view"
+    assert sum(len(f["index"]) for f in result["fragment_list"]) == 2 * 601
+    assert result["num_points"] == len(result["segment"]) == 601
+    np.testing.assert_array_equal(result["origin_segment"], scan["segment"])
+    # whom every point stands with: itself, or one of its voxel
+    fragment = result["fragment_list"][0]
+    coord = torch.empty(601, 3).index_copy_(0, fragment["index"], fragment["coord"])[result["inverse"]]
+    voxel = [np.floor(c / np.float64(0.5)) for c in (coord.numpy(), scan["coord"])]
+    np.testing.assert_array_equal(*voxel)
+    alone = scan["coord"][:, 0] > -1
+    np.testing.assert_array_equal(coord[alone], scan["coord"][alone])
+    assert caplog.text.count("with far more points than usual") == 1
+    dataset[0]
+    assert caplog.text.count("with far more points than usual") == 1
+
+
+def test_a_scan_in_one_voxel():
+    dataset = given(coord=np.zeros((7000, 3)), strength=np.zeros((7000, 1)))(test_mode=True, test_cfg=views_config())
+    result = dataset[0]
+    assert [f["index"].tolist() for f in result["fragment_list"]] == [[0], [0]]
+    assert result["inverse"].tolist() == [0] * 7000
+    assert "segment" not in result
+
+
+def test_usual_scans_are_not_thinned(caplog):
+    scan = crowded(zeros=64)
+    result = given(**scan)(test_mode=True, test_cfg=views_config(voxelize={**VOXELIZE, "grid_size": 0.5}))[0]
+    assert len(result["fragment_list"]) == 2 * 64
+    assert result["num_points"] == 664
+    assert not {"inverse", "origin_segment"} & result.keys()
+    assert "more points than usual" not in caplog.text
+
+
+def test_thousands_of_equal_points_in_training():
+    scan = crowded(zeros=5000)
+    sample = given(**scan)(transform=[{**GRID, "grid_size": 0.5}, *COLLECT])[Draw(0, 1)]
+    assert len(sample["coord"]) == 601

@@ -63,6 +63,49 @@ def test_mix3d_merges_pairs(lengths, expected, names):
     assert len(batch["coord"]) == sum(lengths)
 
 
+def test_mix3d_keeps_instances_apart():
+    ids = [[0, 3, -1], [0, 1, -1, 3], [-1, -7], [5, 0], [2, -1]]
+    batch = samples(*map(len, ids))
+    for sample, own in zip(batch, ids, strict=True):
+        sample["instance"] = torch.tensor(own)
+    plain = point_collate_fn(batch)
+    assert plain["instance"].tolist() == [number for own in ids for number in own]
+    mixed = point_collate_fn(batch, mix_prob=1.0)
+    assert mixed["instance"].tolist() == [0, 3, -1, 4, 5, -1, 7, -1, -7, 5, 0, 2, -1]
+    assert mixed["instance"].dtype == torch.int64
+    assert batch[1]["instance"].tolist() == ids[1]
+
+
+def test_mix3d_merges_every_offset():
+    batch = samples(3, 1, 4)
+    for sample in batch:
+        sample["origin_segment"] = torch.zeros(2 * len(sample["coord"]))
+        sample["origin_offset"] = torch.tensor([2 * len(sample["coord"])])
+    mixed = point_collate_fn(batch, mix_prob=1.0)
+    assert mixed["offset"].tolist() == [4, 8]
+    assert mixed["origin_offset"].tolist() == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pose", torch.eye(4), r"'pose' \(shape \(4, 4\)\) holds not one row for each of 3 points"),
+        ("time", torch.tensor(0.5), r"'time' \(shape \(\)\)"),
+        ("condition", "nuScenes", r"'condition' \(str\)"),
+        ("meta", {"pose": torch.eye(4)}, r"'meta' \(dict\)"),
+        ("inverse", torch.zeros(3, dtype=torch.int64), "'inverse'.*positions within a scan"),
+        ("index", torch.zeros(3, dtype=torch.int64), "'index'.*positions within a scan"),
+        ("view_offset", torch.tensor([1, 3]), "'view_offset'.*not one end for each scan"),
+    ],
+)
+def test_mix3d_refuses_what_two_scans_cannot_share(key, value, message):
+    batch = [{**sample, key: value} for sample in samples(3, 3)]
+    assert key in point_collate_fn(batch)
+    for mix_prob in (1.0, 1e-9):  # at the first batch, mixed or not
+        with pytest.raises(DataError, match=message):
+            point_collate_fn(batch, mix_prob=mix_prob)
+
+
 def test_mix3d_probability_and_seed():
     np.random.seed(0)
     mixed = [len(point_collate_fn(samples(1, 1), 0.8)["offset"]) == 1 for _ in range(500)]

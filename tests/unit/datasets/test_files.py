@@ -116,3 +116,24 @@ def test_prediction_files() -> None:
     assert WaymoDataset.PREDICTION_SUFFIX is None
     with pytest.raises(NotImplementedError, match="WaymoDataset has no format"):
         WaymoDataset.encode_prediction(classes)
+
+
+def test_coordinates_of_a_map(tmp_path: Path) -> None:
+    points = kitti_file(tmp_path / "a.bin")
+    points[:, 1] += 5_412_345
+    points.tofile(tmp_path / "a.bin")
+    with pytest.raises(DataError, match=r"5412[0-9]+ m or more from the origin along an axis, where float32 resolves"):
+        scans(SemanticKITTIDataset, [tmp_path / "a.bin"])[0]
+
+
+def test_predictions_of_crowded_voxels_lead_back_to_every_point(tmp_path: Path) -> None:
+    points = kitti_file(tmp_path / "a.bin")
+    zeros = np.zeros((1000, 4), np.float32)
+    np.concatenate([points, zeros]).tofile(tmp_path / "a.bin")
+    cfg = {**TEST_CFG, "voxelize": {"type": "GridSample", "grid_size": 0.05, "mode": "test"}}
+    data = ScanFiles(SemanticKITTIDataset, [tmp_path / "a.bin"], [], cfg)
+    sample = data[0]
+    assert len(sample["fragment_list"]) < 10
+    assert sample["num_points"] < len(points) + 10
+    pred = data.full_prediction(0, np.arange(sample["num_points"])[sample["inverse"]])
+    assert len(pred) == len(points) + 1000

@@ -18,6 +18,7 @@ from pointcept.datasets.transform.points import select_points
 from pointcept.utils.errors import ConfigError, DataError
 
 POINTS = 50
+ON_CAR = 4
 SHIFT = np.array([1.0, -2.0, 0.5])
 # Class per raw id as the paper gives it; absent ids are ignored.
 RAW_TO_CLASS = {9: 0, 14: 1, 15: 2, 16: 2, 17: 3, 18: 4, 21: 5, 2: 6, 3: 6, 4: 6, 6: 6, 12: 7, 22: 8, 23: 9, 24: 10}
@@ -83,6 +84,8 @@ def root(tmp_path: Path) -> Path:
         for info in infos:
             points = rng.uniform(-20, 20, (POINTS, 5)).astype(np.float32)
             points[:, 3] = rng.integers(0, 256, POINTS)
+            points[:ON_CAR, :2] = rng.uniform(-0.99, 0.99, (ON_CAR, 2))
+            points[ON_CAR : ON_CAR + 2, :2] = (1, 0), (0.5, -1)  # the border is kept
             points.tofile(tmp_path / "raw" / info["lidar_path"])
             if split != "test":
                 rng.integers(0, 32, POINTS).astype(np.uint8).tofile(tmp_path / "raw" / info["gt_segment_path"])
@@ -137,19 +140,43 @@ def test_test_split_has_no_labels(root: Path) -> None:
 def test_sweeps(root: Path, split: str) -> None:
     data = NuScenesDataset(split, root, input_sweeps=3)
     sample = data.get_data(2)
-    assert sample["coord"].shape == (3 * POINTS, 3)
-    assert sample["time"].shape == (3 * POINTS, 1)
-    for number, name in enumerate((f"{split}2", f"{split}1", f"{split}0")):
-        part = slice(number * POINTS, (number + 1) * POINTS)
-        expected = raw_points(root, name)[:, :3] + (SHIFT if number else 0)
-        np.testing.assert_allclose(sample["coord"][part], expected, atol=1e-5)
+    parts = [raw_points(root, f"{split}{number}") for number in (2, 1, 0)]
+    # The own car goes in the frame of the sensor, 5 m behind the key frame's; the key frame keeps it, it has labels.
+    parts[1:] = [p[~((abs(p[:, 0]) < 1) & (abs(p[:, 1]) < 1))] for p in parts[1:]]
+    sizes = [len(part) for part in parts]
+    assert sizes[0] == POINTS
+    assert max(sizes[1:]) <= POINTS - ON_CAR
+    assert sample["coord"].shape == (sum(sizes), 3)
+    assert sample["time"].shape == (sum(sizes), 1)
+    ends = np.cumsum([0, *sizes])
+    for number, points in enumerate(parts):
+        part = slice(*ends[number : number + 2])
+        np.testing.assert_allclose(sample["coord"][part], points[:, :3] + (SHIFT if number else 0), atol=1e-5)
+        np.testing.assert_allclose(sample["strength"][part], points[:, 3:4] / 255, rtol=1e-6)
         np.testing.assert_allclose(sample["time"][part], 0.05 * number, atol=1e-6)
     if split == "train":
         assert (sample["segment"][POINTS:] == -1).all()
         np.testing.assert_array_equal(sample["segment"][:POINTS], NuScenesDataset(split, root).get_data(2)["segment"])
     # A repeated sweep brings nothing new, so the start of a scene is the key frame alone.
-    assert [len(data.get_data(i)["coord"]) for i in range(3)] == [POINTS, 2 * POINTS, 3 * POINTS]
+    assert [len(data.get_data(i)["coord"]) for i in range(3)] == [POINTS, POINTS + sizes[2], sum(sizes)]
     assert len(select_points(sample, np.arange(5))["time"]) == 5
+
+
+def test_a_sweep_of_the_own_car_alone(root: Path) -> None:
+    path = root / "raw/samples/LIDAR_TOP/train1.pcd.bin"
+    points = raw_points(root, "train1")
+    points[:, :2] = 0.5
+    points.tofile(path)
+    data = NuScenesDataset("train", root, input_sweeps=2)
+    assert len(data.get_data(2)["coord"]) == POINTS
+    assert len(data.get_data(1)["coord"]) > POINTS  # as the key frame it is whole
+
+
+def test_the_own_car_in_a_real_sweep(root: Path, shared_dir: Path) -> None:
+    shutil.copy(shared_dir / "data/nuscenes_sweep.pcd.bin", root / "raw/samples/LIDAR_TOP/test1.pcd.bin")
+    data = NuScenesDataset("test", root, input_sweeps=2)
+    assert len(data.get_data(1)["coord"]) >= 34688
+    assert len(data.get_data(2)["coord"]) == POINTS + 34688 - 8274
 
 
 def test_input_sweeps_are_checked(root: Path) -> None:
@@ -160,7 +187,8 @@ def test_input_sweeps_are_checked(root: Path) -> None:
 
 def test_submission(root: Path, tmp_path: Path) -> None:
     data = NuScenesDataset("test", root, input_sweeps=2)
-    pred = np.arange(2 * POINTS) % 16
+    pred = np.arange(len(data.get_data(1)["coord"])) % 16
+    assert POINTS < len(pred) < 2 * POINTS
     path = data.write_submission(tmp_path / "out", "test1", pred)
     assert path == tmp_path / "out/lidarseg/test/test1_lidarseg.bin"
     written = np.fromfile(path, np.uint8)
@@ -171,7 +199,7 @@ def test_submission(root: Path, tmp_path: Path) -> None:
     }
     for name, wrong, message in (
         ("test9", pred, "no scan 'test9'"),
-        ("test1", pred[:-1], "99"),
+        ("test1", pred[:-1], str(len(pred) - 1)),
         ("test1", pred + 1, "outside 0..15"),
         ("test1", pred * 0.5, "integer"),
     ):

@@ -189,6 +189,18 @@ def test_points_that_are_not_finite(root: Path, tmp_path: Path) -> None:
     assert labels[mask].tolist() == [5, 5, 0] + [5] * (int(mask.sum()) - 3)
 
 
+def test_coordinates_of_a_map(root: Path) -> None:
+    frame = first_frame(root, "validation")
+    coord = np.load(frame / "coord.npy") + np.array([691_000.0, 5_412_345.0, 310.0])
+    np.save(frame / "coord.npy", coord)
+    data = WaymoDataset("validation", root, [{"type": "CenterShift"}])
+    middle = (coord.min(axis=0) + coord.max(axis=0)) / 2
+    np.testing.assert_allclose(data[0]["coord"][:, :2], (coord - middle)[:, :2], atol=1e-6)
+    np.save(frame / "coord.npy", coord.astype(np.float32))
+    with pytest.raises(DataError, match=r"float32 resolves 0\.5 m"):
+        data[0]
+
+
 def test_damaged_frames(root: Path, tmp_path: Path) -> None:
     frame = first_frame(root, "training")
     data = WaymoDataset("training", root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pointcept.topology import (
     diagram_distance,
     normalise,
     published_diagram,
+    published_distance,
     submit_persistence,
 )
 from pointcept.topology.distances import KINDS
@@ -55,8 +57,8 @@ class TopoLoss(OwnGenerator, StageLoss):
         stage: encoder stage, counted from the finest; -1 is the deepest, the paper's.
         seed: of the random subsample.
         published: compute what the code published with the paper does instead, see
-            :func:`pointcept.topology.published_diagram`: few short edges, squared twice, H0 alone. Only
-            ``loss_weight`` and ``stage`` then apply.
+            :func:`pointcept.topology.published_diagram` and ``published_distance``: short edges, squared twice, and
+            0 with a gradient of 0 where a diagram is empty. Only ``loss_weight``, ``stage`` and ``seed`` then apply.
 
     Raises:
         ConfigError: an unknown option, an engine that is not installed, or ``published`` with another option.
@@ -127,12 +129,18 @@ class TopoLoss(OwnGenerator, StageLoss):
     def forward(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
         feat = student.stages[self.stage].feat
         with full_precision(feat):
-            pairs = self._published_pairs(student, teacher) if self.published else self._pairs(student, teacher)
-            terms = [diagram_distance(t.detach(), s, self.distance) for t, s in pairs]
-        for dim in (0, 1) if self.published else self.dims:
+            if self.published:
+                pairs = self._published_pairs(student, teacher)
+                # without an edge to follow it is a constant, of which no backward pass could start
+                terms = [published_distance(t.detach(), s) + 0.0 * wide(feat).sum() for t, s in pairs]
+            else:
+                pairs = self._pairs(student, teacher)
+                distances = [diagram_distance(t.detach(), s, self.distance) for t, s in pairs]
+                terms = [torch.stack(list(term.values())).sum() for term in distances]
+        for dim in self.dims:
             points = [len(s[dim]) for _, s in pairs]
             self.report[f"points_h{dim}"] = sum(points) / max(len(points), 1)
-        return mean_over_clouds([torch.stack(list(term.values())).sum() for term in terms], feat)
+        return mean_over_clouds(terms, feat)
 
     def _pairs(self, student: Output, teacher: Output) -> list[tuple[Diagram, Diagram]]:
         if self not in student.shared:
@@ -166,15 +174,16 @@ class TopoLoss(OwnGenerator, StageLoss):
         for cloud, network in ((theirs, "teacher"), (ours, "student")):
             self._check_finite(cloud, network)  # one NaN among the distances would empty the diagram silently
         clouds = zip(theirs.split(counts), ours.split(counts), strict=True)
-        pairs = [(published_diagram(t), published_diagram(s)) for t, s in clouds if len(t) > 1]
+        diagram = partial(published_diagram, generator=self.generator)
+        pairs = [(diagram(t), diagram(s)) for t, s in clouds if len(t) > 1]
         sides = [(name, d) for pair in pairs for name, d in zip(("teacher", "student"), pair, strict=True)]
-        empty = [name for name, diagram in sides if len(diagram[0]) == 0]
+        empty = [name for name, side in sides if len(side[0]) + len(side[1]) == 0]
         self.report["empty"] = len(empty) / max(len(sides), 1)
         if empty and not self._warned:
             self._warned = True
             logger.warning(
-                "TopoLoss: the published diagram of a %s's features is empty: no edge passes the published cap. Such a "
-                "diagram gives no gradient; the log shows the share of 'empty' ones from now on",
+                "TopoLoss: the published diagram of a %s's features is empty: no edge passes the published cap. "
+                "L_topo is then 0 and has no gradient; the log shows the share of 'empty' ones from now on",
                 empty[0],
             )
         return pairs

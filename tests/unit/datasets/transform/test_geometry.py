@@ -223,3 +223,59 @@ def test_wrong_coord(make_sample):
         RandomFlip()({"coord": np.zeros((0, 3), np.float32)})
     with pytest.raises(ConfigError, match="before ToTensor"):
         RandomFlip()({"coord": torch.zeros(3, 3)})
+
+
+UTM = np.array([691_000.0, 5_412_345.0, 310.0])
+
+
+def near(n=500):
+    return np.random.default_rng(5).uniform(-40, 40, (n, 3))
+
+
+@pytest.mark.parametrize("transform", [*ALL[:6], ElasticDistortion([(4.0, 1.0)])], ids=lambda t: type(t).__name__)
+def test_far_coordinates_keep_their_shape_in_float64(transform):
+    np.random.seed(3)
+    moved = transform({"coord": near() + UTM})["coord"]
+    np.random.seed(3)
+    expected = transform({"coord": near().astype(np.float32)})["coord"]
+    assert moved.dtype == np.float64
+    assert expected.dtype == np.float32
+    for cloud in (moved, expected):
+        cloud -= cloud.mean(axis=0)
+    # The rotation matrix is rounded to float32, and the grid of the distortion starts at the corner of the box.
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("apply_z", [True, False])
+def test_center_shift_subtracts_in_float64(apply_z):
+    coord = near() + UTM
+    moved = CenterShift(apply_z)({"coord": coord})["coord"]
+    assert moved.dtype == np.float32
+    low, high = coord.min(axis=0), coord.max(axis=0)
+    shift = (low + high) / 2
+    shift[2] = low[2] if apply_z else 0
+    np.testing.assert_allclose(moved, coord - shift, atol=3e-5)
+
+
+def test_center_shift_of_a_scan_is_that_of_float32():
+    coord = near().astype(np.float32)
+    middle = (coord.min(axis=0).astype(np.float64) + coord.max(axis=0)) / 2
+    shift = np.array([*middle[:2], coord[:, 2].min()]).astype(np.float32)
+    for given in (coord, coord.astype(np.float64)):
+        moved = CenterShift()({"coord": given})["coord"]
+        assert moved.dtype == np.float32
+        np.testing.assert_array_equal(moved, coord - shift)
+
+
+@pytest.mark.parametrize(("distance", "refused"), [(131_000, False), (132_000, True), (5_412_345, True)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_coordinates_that_were_rounded_already(distance, refused, sign):
+    coord = (near() + np.array([0, sign * (distance + 40), 0])).astype(np.float32)
+    for transform in (CenterShift(), PointClip()):
+        if not refused:
+            transform({"coord": coord})
+            continue
+        with pytest.raises(DataError, match=r"all points lie .* from the origin along an axis, where float32 resolves"):
+            transform({"coord": coord})
+    # points on both sides of the origin are no map, however far apart
+    CenterShift()({"coord": np.concatenate([coord, -coord])})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pointcept.datasets.transform import GridSample, RandomDropout, ShufflePoint, SphereCrop, select_points
-from pointcept.datasets.transform.sampling import MAX_VOXELS, _sort
+from pointcept.datasets.transform.sampling import MAX_VOXELS, _sort, crowding_limit, thin_crowded
 from pointcept.utils.errors import ConfigError, DataError
 
 
@@ -246,3 +246,62 @@ def test_select_points_checks_alignment(make_sample):
 def test_wrong_arguments(build, message):
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+UTM = np.array([691_000.0, 5_412_345.0, 310.0])
+
+
+@pytest.mark.parametrize("size", [0.2, 0.05])
+def test_far_coordinates_in_float64_have_the_voxels_of_near_ones(size):
+    cell = np.random.default_rng(2).integers(0, 50, (3000, 3))
+    near = (cell + 0.5) * size
+    far = UTM - np.mod(UTM, size)
+    expected = GridSample(size, return_inverse=True, return_min_coord=True)({"coord": near})
+    found = GridSample(size, return_inverse=True, return_min_coord=True)({"coord": near + far})
+    assert len(np.unique(cell, axis=0)) == len(found["coord"]) == len(expected["coord"])
+    np.testing.assert_array_equal(found["inverse"], expected["inverse"])
+    assert found["min_coord"].dtype == found["coord"].dtype == np.float64
+    assert expected["min_coord"].dtype == np.float32
+    np.testing.assert_allclose(found["min_coord"], expected["min_coord"] + far, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("distance", "size", "refused"), [(60e3, 0.05, False), (70e3, 0.05, True), (70e3, 0.1, False), (5e6, 1.0, True)]
+)
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_float32_must_resolve_an_eighth_of_a_voxel(distance, size, refused, mode):
+    coord = (np.random.default_rng(2).uniform(0, 3, (50, 3)) - [0, distance, 0]).astype(np.float32)
+    sample = {"coord": coord}
+    if not refused:
+        GridSample(size, mode=mode)(sample)
+        return
+    with pytest.raises(DataError, match=r"float32 resolves [\d.]+ m, coarser than [\d.]+ m: give coord in float64"):
+        GridSample(size, mode=mode)(sample)
+
+
+def test_crowding_limit():
+    assert crowding_limit(np.array([1])) == 64
+    assert crowding_limit(np.array([1000])) == 256
+    assert crowding_limit(np.array([1] * 500 + [1000])) == 64
+    assert crowding_limit(np.array([30] * 5000 + [1000])) == 120
+
+
+def test_thin_crowded_equals_a_naive_loop():
+    rng = np.random.default_rng(4)
+    coord = np.concatenate([rng.uniform(0, 8, (400, 3)), rng.uniform(2, 2.9, (30, 3)), np.zeros((200, 3))])
+    coord = coord[rng.permutation(len(coord))]
+    assert thin_crowded(coord[:60], 1.0) is None
+    kept, inverse = thin_crowded(coord, 1.0)
+    table, _ = naive_voxels(coord, (1.0, 1.0, 1.0))
+    most = max(len(points) for points in table.values() if len(points) < 200)
+    assert 20 < most < 64
+    expected = {
+        p: points[i % most] if len(points) > 199 else p for points in table.values() for i, p in enumerate(points)
+    }
+    assert kept.tolist() == sorted(set(expected.values()))
+    assert kept[inverse].tolist() == [expected[p] for p in range(len(coord))]
+
+
+def test_real_scans_are_not_crowded(kitti_root):
+    for path in sorted(kitti_root.rglob("velodyne/*.bin"))[::5]:
+        assert thin_crowded(np.fromfile(path, np.float32).reshape(-1, 4)[:, :3], 0.05) is None

@@ -318,6 +318,38 @@ def test_from_config(make_model, sweep, tmp_path):
     same_labels(engine.predict(near), expected[torch.from_numpy(inverse).to(engine.device)])
 
 
+def test_layouts_and_dtypes_of_points(make_model, sweep, tmp_path):
+    path = tmp_path / "weight.pth"
+    torch.save({"state_dict": make_model(SMALL).state_dict()}, path)
+    engine = InferenceEngine.from_config("configs/" + SMALL, weight=path, dtype="float32")
+    near = crop(sweep, 12)
+    expected = engine.predict(near)
+    frozen = near.copy()
+    frozen.flags.writeable = False
+    for points in (
+        np.asfortranarray(near),
+        near[::-1][::-1],
+        np.repeat(near, 2, axis=1)[:, ::2],
+        near.astype(np.float64),
+        near.astype(">f4"),
+        frozen,
+        near.tolist(),
+        torch.from_numpy(near).requires_grad_(),
+        torch.from_numpy(near).double().T.contiguous().T,
+    ):
+        assert torch.equal(engine.predict(points), expected)
+    assert len(engine.predict(np.arange(8).reshape(2, 4))) == 2
+    for bad, message in (
+        (near[:, :3], r"must be \(N, 4\)"),
+        (near.astype(np.float16), "got float16"),
+        (near.astype(str), "got <U"),
+        ([[1, 2, 3, 4], [1, 2]], "rows that do not fit"),
+        (near + np.array([691_000.0, 5_412_345.0, 310.0, 0.0]), "subtract the place of the sensor first"),
+    ):
+        with pytest.raises(DataError, match=message):
+            engine.predict(bad)
+
+
 # --- half precision, speed and memory on a GPU ---
 
 # Named in every call: an engine runs where the process does, which tests keep on the CPU.

@@ -39,11 +39,22 @@ def test_voxels_are_those_of_the_transforms(config, sweep, device):
         (torch.tensor([[0.0, 0, 0, 0], [0, float("nan"), 0, 0]]), "1 of 2 points .* not finite"),
         (torch.tensor([[0.0, 0, 0, float("inf")]]), "1 of 1 points"),
         (torch.tensor([[0.0, 0, 0, 0], [1e5, 0, 0, 0]]), "at most 65535 along an axis"),
+        (torch.zeros(5, 4).half(), "got torch.float16"),
+        (torch.zeros(5, 4).bfloat16(), "got torch.bfloat16"),
+        (torch.tensor([[0, 5_412_345.2, 0, 0]]), "float32 resolves 0.5 m.*subtract the place of the sensor first"),
+        (torch.tensor([[0, 5_412_345.2, 0, 0]], dtype=torch.float64), "subtract the place of the sensor first"),
+        (torch.tensor([[7e4, 0, 0, 0], [7e4, 9, 0, 0]]), "float32 resolves 0.0078 m, coarser than 0.0063 m"),
     ],
 )
 def test_bad_points(points, message):
     with pytest.raises(DataError, match=message):
         Preprocessing(0.05)(points)
+
+
+def test_points_that_a_clip_would_gather_on_its_border():
+    points = torch.tensor([[0, 5_412_345.2, 0, 0]], dtype=torch.float64).repeat(9, 1)
+    with pytest.raises(DataError, match="subtract the place of the sensor"):
+        Preprocessing(0.05, clip=(-80, -80, -3, 80, 80, 1))(points)
 
 
 @pytest.mark.parametrize(
