@@ -14,14 +14,15 @@ DATASETS = Registry("datasets")
 TRANSFORMS = Registry("transforms")
 
 
-def build_dataset(cfg: Mapping[str, Any]) -> BaseDataset:
+def build_dataset(cfg: Mapping[str, Any], where: str = "") -> BaseDataset:
     """Build the data set that ``cfg`` describes.
 
     Args:
         cfg: ``dict(type="SemanticKITTIDataset", split="train", data_root=..., transform=[...], ...)``.
+        where: its place in the config, for messages: ``data.train``.
 
     Raises:
         ConfigError: an unknown type, an unknown argument or a missing one.
         DataError: the files are not where they should be.
     """
-    return DATASETS.build(cfg)
+    return DATASETS.build(cfg, where)  # type: ignore[no-any-return]

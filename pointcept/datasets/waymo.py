@@ -83,6 +83,7 @@ class WaymoDataset(BaseDataset):
 
     names = NAMES
     SCAN_PATTERN = "coord.npy"
+    STRENGTH_RANGE = (0.0, 1.0)
     SPLITS = SPLITS
 
     def __init__(

@@ -113,7 +113,7 @@ def fits(value: Any, hint: Any) -> bool:
         number = isinstance(value, (int,) if hint is int else (int, float)) and not isinstance(value, bool)
         return number and _is_finite(value)
     if hint in (bool, str, Path):
-        return isinstance(value, str if hint is Path else hint)
+        return isinstance(value, (str, Path) if hint is Path else hint)
     kind = origin or hint
     if kind in (list, tuple, collections.abc.Sequence):
         return isinstance(value, (list, tuple)) and _items_fit(value, kind, args)

@@ -21,8 +21,7 @@ def build_transform(cfg: Mapping[str, Any] | Transform, where: str) -> Transform
     """
     if callable(cfg):
         return cfg
-    TRANSFORMS.check(cfg, where)
-    return TRANSFORMS.build(cfg)
+    return TRANSFORMS.build(cfg, where)  # type: ignore[no-any-return]
 
 
 class Compose:
@@ -38,9 +37,9 @@ class Compose:
 
     def __init__(self, cfgs: Sequence[Mapping[str, Any] | Transform] | None = None, where: str = "transform") -> None:
         if cfgs is not None and (isinstance(cfgs, (str, Mapping)) or not isinstance(cfgs, Sequence)):
-            raise ConfigError(f"{where} must be a list of transforms, got {type(cfgs).__name__}")
+            raise ConfigError(f"got a {type(cfgs).__name__}, allowed: a list of transforms", where)
         self.where = where
-        self.transforms = [build_transform(cfg, f"{where}[{i}]") for i, cfg in enumerate(cfgs or ())]
+        self.transforms = [build_transform(cfg, f"{where}.{i}") for i, cfg in enumerate(cfgs or ())]
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the transformed sample.
@@ -52,7 +51,7 @@ class Compose:
             result = transform(sample)
             if not isinstance(result, dict):
                 raise ConfigError(
-                    f"{self.where}[{i}] ({type(transform).__name__}) returned a {type(result).__name__},"
+                    f"{self.where}.{i} ({type(transform).__name__}) returned a {type(result).__name__},"
                     " not one sample; transforms that give several (GridSample with mode='test',"
                     " SphereCrop with mode='all') belong in test_cfg.voxelize and test_cfg.crop"
                 )
