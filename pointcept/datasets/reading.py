@@ -150,9 +150,8 @@ def check_labels(segment: Any, num_classes: int, ignore_index: int) -> None:
         return
     wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)]
     if len(wrong):
-        raise DataError(
-            f"segment has the label {_listed(wrong)}, expected classes 0 to {num_classes - 1} or {ignore_index} (ignored)"
-        )
+        expected = f"classes 0 to {num_classes - 1} or {ignore_index} (ignored)"
+        raise DataError(f"segment has the label {_listed(wrong)}, expected {expected}")
 
 
 def _listed(values: np.ndarray) -> str:

@@ -82,7 +82,7 @@ def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where
     for key, value in node.items():
         if key in hints and key != "type" and not fits(value, hints[key]):
             hint = hints[key]
-            words = (hint.__name__ if isinstance(hint, type) else str(hint))
+            words = hint.__name__ if isinstance(hint, type) else str(hint)
             finite = "" if _is_finite(value) else ", finite"
             raise ConfigError(f"{where}.{key}: got {value!r} ({type(value).__name__}), allowed: {words}{finite}")
 

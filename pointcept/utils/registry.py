@@ -119,6 +119,12 @@ class Registry:
             raise ConfigError(message, where or f"registry of {self.name}") from error
 
 
+def default_of(entry: Callable[..., Any], argument: str) -> Any:
+    """The default of a constructor's argument; None where it has no default or no such argument."""
+    parameter = inspect.signature(entry).parameters.get(argument)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
 def registries() -> dict[str, Registry]:
     """Every registry that has been created, by name."""
     return dict(_ALL)

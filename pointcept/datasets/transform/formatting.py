@@ -150,9 +150,7 @@ class Collect:
                     f"Collect takes no {name!r}. Allowed: keys, offset_keys_dict and names that end in _keys,"
                     " such as feat_keys"
                 )
-        self.concatenated = {
-            name.removesuffix("_keys"): _check_keys(name, keys) for name, keys in concatenated.items()
-        }
+        self.concatenated = {name.removesuffix("_keys"): _check_keys(name, keys) for name, keys in concatenated.items()}
 
     def __call__(self, sample: Sample) -> Sample:
         self._check_rows(sample)

@@ -160,8 +160,14 @@ def test_wrong_configs_are_explained(small_segmentor, small_unet, batch):
     backbone = small_segmentor["backbone"]
     expect("did you mean 'PT-v3m1'", {**small_segmentor, "backbone": {**backbone, "type": "PT-v3"}})
     expect("did you mean 'enc_depths'", {**small_segmentor, "backbone": {**backbone, "enc_depth": (1, 1)}})
-    expect(r"model.backbone.enc_channels: got \(16,\), allowed: 2 values", {**small_segmentor, "backbone": {**backbone, "enc_channels": (16,)}})
-    expect("enc_num_head: got 3 heads, which do not divide 16", {**small_segmentor, "backbone": {**backbone, "enc_num_head": (3, 2)}})
+    expect(
+        r"model.backbone.enc_channels: got \(16,\), allowed: 2 values",
+        {**small_segmentor, "backbone": {**backbone, "enc_channels": (16,)}},
+    )
+    expect(
+        "enc_num_head: got 3 heads, which do not divide 16",
+        {**small_segmentor, "backbone": {**backbone, "enc_num_head": (3, 2)}},
+    )
     expect("did you mean 'hilbert'", {**small_segmentor, "backbone": {**backbone, "order": ("hilber",)}})
     expect("enable_flash=False", {**small_segmentor, "backbone": {**backbone, "enable_rpe": True}})
     expect("pdnorm_bn=True", {**small_segmentor, "backbone": {**backbone, "pdnorm_bn": True}})
