@@ -98,7 +98,7 @@ def check_integers(
         ConfigError: no sequence, another number of entries, or an entry that is refused.
     """
     right = _is_list(value) and (len(value) == count if count is not None else len(value) > 0)
-    if not right or not all(isinstance(v, Integral) and not isinstance(v, bool) and low <= v <= high for v in value):
+    if not right or not all(_is_number(v) and isinstance(v, Integral) and low <= int(v) <= high for v in value):
         each = _words("integers", low, high, False, False)
         raise refused(name, value, f"a list of {count} {each}" if count is not None else f"a list of {each}")
     return tuple(int(v) for v in value)

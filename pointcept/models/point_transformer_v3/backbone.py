@@ -49,6 +49,12 @@ class Stage(nn.Module):
         return [self.get_submodule(f"block{i}") for i in range(self.depth)]  # type: ignore[misc]
 
 
+def _check_numbers(in_channels: int, drop_path: float, bn_momentum: float) -> None:
+    check_integer("in_channels", in_channels, 1)
+    check_number("drop_path", drop_path, 0, 1, open_high=True)
+    check_number("bn_momentum", bn_momentum, 0, 1, open_low=True)
+
+
 def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     """Drop path of every block of every stage, rising linearly from 0."""
     rates = iter(torch.linspace(0, highest, sum(depths)).tolist())
@@ -82,7 +88,8 @@ class PointTransformerV3(nn.Module):
             accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
 
     Raises:
-        ConfigError: stages of different number, channels that heads do not divide, unsupported options.
+        ConfigError: a value out of its range, stages of different number, channels that heads do not divide,
+            unsupported options.
     """
 
     def __init__(
@@ -126,9 +133,7 @@ class PointTransformerV3(nn.Module):
                 raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
         if enable_rpe and enable_flash:
             raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
-        check_integer("in_channels", in_channels, 1)
-        check_number("drop_path", drop_path, 0, 1, open_high=True)
-        check_number("bn_momentum", bn_momentum, 0, 1, open_low=True)
+        _check_numbers(in_channels, drop_path, bn_momentum)
         self.orders = (order,) if isinstance(order, str) else tuple(order)
         self.strides = check_strides("stride", stride)
         self.shuffle_orders = shuffle_orders

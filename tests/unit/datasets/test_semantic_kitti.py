@@ -132,7 +132,7 @@ def test_missing_label_file(tiny_root):
 
 def test_wrong_sequences(tiny_root):
     for wrong in ("00", 0, []):
-        with pytest.raises(ConfigError, match="sequences: got .*a list such as"):
+        with pytest.raises(ConfigError, match=r"sequences: got .*a list such as"):
             dataset(tiny_root, sequences=wrong)
     with pytest.raises(ConfigError, match="each sequence once"):
         dataset(tiny_root, sequences=[0, "00"])
