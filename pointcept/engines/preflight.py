@@ -71,6 +71,18 @@ def check_test(cfg: Any) -> None:
         _check_sets(cfg, model, [tested_section(cfg)])
 
 
+def check_prediction(cfg: Any, engine: bool) -> None:
+    """Check what a prediction of single scans builds; with ``engine`` it reads the transforms of ``data.val``, too.
+
+    Raises:
+        ConfigError: see :func:`check_training`.
+    """
+    with _silence(), _source(cfg):
+        _check_data(cfg)
+        model = build_inference_model(cfg.model)
+        _check_sets(cfg, model, ["val", "test"] if engine else ["test"])
+
+
 def _check_data(cfg: Any) -> None:
     """Check the section ``data`` itself."""
     data = cfg.data
