@@ -135,6 +135,26 @@ def test_an_unknown_raw_label(train: Any, root: Path, tmp_path: Path) -> None:
     check_refused(train(), tmp_path, "labels/000000.label", "unknown raw label 77 (3 points)", "Known: 0, 1, 10")
 
 
+@pytest.mark.parametrize("sequence", ["00", "08"])
+def test_strengths_of_another_format(
+    train: Any, test: Any, root: Path, weight: Path, tmp_path: Path, sequence: str
+) -> None:
+    write_scan(root, sequence, 0, cloud(600) * (1, 1, 1, 255))
+    words = (f"{sequence}_000000", "read as a scan of SemanticKITTIDataset its strength goes from", "expected 0 to 1")
+    if sequence == "00":
+        check_refused(train(), tmp_path, *words)
+    else:
+        for quick in ("True", "False"):
+            check_refused(test(f"weight={weight}", f"test.quick={quick}"), tmp_path, *words)
+
+
+def test_scans_that_only_the_last_test_reads(train: Any, tmp_path: Path) -> None:
+    """Not after the training: nothing is trained."""
+    outcome = train(f"data.test.data_root={tmp_path / 'nowhere'}")
+    check_refused(outcome, tmp_path, f"no folder {tmp_path / 'nowhere'}")
+    assert "Train [" not in outcome.out
+
+
 def test_coordinates_that_are_not_finite(train: Any, root: Path, tmp_path: Path) -> None:
     points = cloud(600)
     points[5, 1] = np.nan
