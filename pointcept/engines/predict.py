@@ -84,7 +84,7 @@ def predict_main(args: argparse.Namespace) -> None:
     setup_logging()
     if cfg.data.get("test") is None:
         raise ConfigError("prediction needs data.test with test_mode=True and test_cfg")
-    check_prediction(cfg, args.engine is not None)
+    check_prediction(cfg, ["test"] if args.engine is None else ["test", "val"])
     reader = cast("type[BaseDataset]", DATASETS.get(cfg.data.test.type))
     files = reader.find_scans(args.scan)
     targets = output_paths(args.scan, files, args.out, args.suffix, reader.SCAN_PATTERN.removeprefix("*"))

@@ -7,7 +7,7 @@ checked, and thrown away again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from pointcept.datasets import DATASETS
 from pointcept.datasets.arguments import check_dataset
+from pointcept.datasets.transform import Collect
 from pointcept.engines.data import check_fit
 from pointcept.engines.hooks import HookBase, Phase, build_hooks
 from pointcept.engines.test import TESTERS, tested_section
@@ -53,6 +54,8 @@ def check_training(cfg: Any) -> None:
         _check_hooks(cfg, hooks)
         sections = ["train", *(["val"] if cfg.evaluate else []), *(s for hook in hooks for s in hook.sections(cfg))]
         model = build_model(cfg.model)
+        if getattr(deployable(model), "criteria", ()) is None:
+            raise ConfigError("training needs labels and criteria: give the model criteria=[...]", "model")
         _check_sets(cfg, deployable(model), list(dict.fromkeys(sections)))
         optimizer = try_optimizer(cfg.optimizer, model, cfg.param_dicts)
         build_scheduler(cfg.scheduler, optimizer, cfg.train.get("max_iter") or STEPS)
@@ -71,8 +74,12 @@ def check_test(cfg: Any) -> None:
         _check_sets(cfg, model, [tested_section(cfg)])
 
 
-def check_prediction(cfg: Any, engine: bool) -> None:
-    """Check what a prediction of single scans builds; with ``engine`` it reads the transforms of ``data.val``, too.
+def check_prediction(cfg: Any, sections: Sequence[str]) -> None:
+    """Check what a prediction of single scans builds.
+
+    Args:
+        cfg: the resolved config.
+        sections: those of ``cfg.data`` whose transforms it takes.
 
     Raises:
         ConfigError: see :func:`check_training`.
@@ -80,7 +87,7 @@ def check_prediction(cfg: Any, engine: bool) -> None:
     with _silence(), _source(cfg):
         _check_data(cfg)
         model = build_inference_model(cfg.model)
-        _check_sets(cfg, model, ["val", "test"] if engine else ["test"])
+        _check_sets(cfg, model, sections)
 
 
 def _check_data(cfg: Any) -> None:
@@ -113,7 +120,7 @@ def _check_hooks(cfg: Any, hooks: list[HookBase]) -> None:
                 )
 
 
-def _check_sets(cfg: Any, model: nn.Module, sections: list[str]) -> None:
+def _check_sets(cfg: Any, model: nn.Module, sections: Sequence[str]) -> None:
     """Check the data sets of a run, without their scans, and whether they, the network and its losses fit."""
     for section in sections:
         place = f"data.{section}"
@@ -137,6 +144,9 @@ def _check_mode(dataset: Any, section: str) -> None:
         if part.test_mode != wanted:
             words = "True and test_cfg, for the tester (or test.quick=True)" if wanted else "False"
             raise refused(f"data.{section}: test_mode", part.test_mode, words)
+        last = part.transform.transforms[-1] if part.transform.transforms else None
+        if section == "val" and isinstance(last, Collect) and "segment" not in last.keys:
+            raise refused("data.val: keys of Collect", last.keys, "with 'segment', which an evaluation needs")
 
 
 def _ignored(cfg: Mapping[str, Any], registry: Registry) -> int | None:

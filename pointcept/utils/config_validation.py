@@ -78,6 +78,9 @@ def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where
     entry = registry.get(node["type"])
     supplied = (*SUPPLIED.get(path, ()), *getattr(entry, "supplied_by_engine", ()))
     registry.check(node, where=where, supplied=supplied)
+    for key in SUPPLIED.get(path, ()):
+        if key in node:
+            raise ConfigError(f"{where}: {key!r} is no matter of the config, the engine gives it: leave it out")
     hints = _annotations(entry)
     for key, value in node.items():
         if key in hints and key != "type" and not fits(value, hints[key]):
