@@ -22,6 +22,7 @@ from pointcept.engines.deploy.folding import Target
 from pointcept.engines.deploy.network_graphed import GraphedSegmentor
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
 from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.engines.preflight import check_prediction
 from pointcept.models import build_inference_model
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentorV2, Segmentor
@@ -96,6 +97,7 @@ class InferenceEngine:
         weight = weight or cfg.weight
         if not weight:
             raise ConfigError("the inference engine needs weights: weight=PATH")
+        check_prediction(cfg, ["val"])
         backend.configure(cfg.backend)
         model = build_inference_model(cfg.model)
         load_weights(model, weight)
