@@ -221,10 +221,10 @@ def _renumber(values: Sequence[np.ndarray]) -> list[np.ndarray]:
 def turned(sample: Sample, angle: float, position: Sequence[float]) -> Sample:
     """Turn a scan by ``angle`` [degrees] about the vertical axis through ``position`` [m]; ``normal`` turns, too."""
     matrix = rotation_matrix("z", np.radians(angle))
-    center = np.array(position)
-    shift = (center - matrix @ center).astype(np.float32)
-    matrix = matrix.astype(np.float32)
-    result = {**sample, "coord": coord_of(sample) @ matrix.T + shift}
+    center, coord = np.array(position), coord_of(sample)
+    shift = (center - matrix @ center).astype(coord.dtype)
+    matrix = matrix.astype(coord.dtype)
+    result = {**sample, "coord": coord @ matrix.T + shift}
     if "normal" in sample:
         result["normal"] = (sample["normal"] @ matrix.T).astype(sample["normal"].dtype, copy=False)
     return result
