@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from pointcept.utils.checks import check_choice, check_integer, refused
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
+from .arguments import scans_left_out
+from .reading import check_labels, check_strength
 from .transform import Compose, MixTransform, Scanner, add_point_keys, build_transform
 from .transform.points import Sample, check_scan, coord_of, select_points
 from .transform.sampling import GridSample, thin_crowded
@@ -59,14 +62,16 @@ class TestConfig:
     def __init__(self, cfg: Mapping[str, Any]) -> None:
         for key in cfg:
             if key not in self.KEYS:
-                raise ConfigError(f"test_cfg takes no {key!r}: {did_you_mean(key, self.KEYS)}")
+                raise ConfigError(f"takes no {key!r}: {did_you_mean(key, self.KEYS)}", "test_cfg")
         self.voxelize = _Several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
         fragments = self.voxelize.transform
         self.grid_size = fragments.grid_size if isinstance(fragments, GridSample) else None
         self.crop = _Several(cfg.get("crop"), "crop", "SphereCrop", "all")
         self.post_transform = Compose(cfg.get("post_transform"), "test_cfg.post_transform")
         views = cfg.get("aug_transform") or [[]]
-        self.aug_transform = [Compose(view, f"test_cfg.aug_transform[{i}]") for i, view in enumerate(views)]
+        if not isinstance(views, Sequence) or isinstance(views, str):
+            raise refused("test_cfg.aug_transform", views, "a list of lists of transforms")
+        self.aug_transform = [Compose(view, f"test_cfg.aug_transform.{i}") for i, view in enumerate(views)]
 
 
 class _Several:
@@ -78,7 +83,7 @@ class _Several:
     def __init__(self, cfg: Mapping[str, Any] | None, key: str, usual: str, mode: str) -> None:
         self.where, self.usual, self.mode = f"test_cfg.{key}", usual, mode
         if isinstance(cfg, Mapping) and cfg.get("type") == usual and cfg.get("mode") != mode:
-            raise ConfigError(f"{self.where} must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}")
+            raise ConfigError(f"must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}", self.where)
         self.transform = None if cfg is None else build_transform(cfg, self.where)
 
     def __call__(self, sample: Sample) -> list[Sample]:
@@ -100,7 +105,7 @@ class BaseDataset(Dataset):
         test_mode: give fragments for inference, see :meth:`prepare_test_data`.
         test_cfg: dict(voxelize, crop, post_transform, aug_transform), with ``test_mode`` only, see :class:`TestConfig`.
         loop: how often an epoch goes through the scans.
-        ignore_index: label of points that no class map entry covers, negative.
+        ignore_index: label of points that no class map entry covers, negative; that of the criteria.
         nonfinite: points with NaN or infinite values: "raise" a DataError or "drop" them.
 
     Raises:
@@ -122,6 +127,11 @@ class BaseDataset(Dataset):
 
     SPLITS: tuple[str, ...] = ("train", "val", "test")
 
+    STRENGTH_RANGE: tuple[float, float] | None = None
+    """Lowest and highest ``strength`` that :meth:`get_data` may give; None if it may be anything."""
+
+    asks_for_scans = True  # leaves its scans out while scans_left_out()
+
     SCAN_PATTERN: str = "*.bin"
     """What scan files are called, for :meth:`find_scans`."""
 
@@ -140,15 +150,19 @@ class BaseDataset(Dataset):
         nonfinite: str = "raise",
     ) -> None:
         self.split = (split,) if isinstance(split, str) else tuple(split)
+        if not self.split:
+            raise refused("split", split, f"one or more of {', '.join(self.SPLITS)}")
         for name in self.split:
             if name not in self.SPLITS:
-                raise ConfigError(f"{type(self).__name__} has no split {name!r}: {did_you_mean(name, self.SPLITS)}")
-        if not isinstance(loop, int) or isinstance(loop, bool) or loop < 1 or (test_mode and loop != 1):
-            raise ConfigError(f"loop must be an integer >= 1, and 1 with test_mode=True; got {loop!r}")
-        if not isinstance(ignore_index, int) or ignore_index >= 0:
-            raise ConfigError(f"ignore_index must be a negative integer, no class index; got {ignore_index!r}")
-        if nonfinite not in ("raise", "drop"):
-            raise ConfigError(f"unknown value of nonfinite: {did_you_mean(nonfinite, ('raise', 'drop'))}")
+                hint = did_you_mean(str(name), self.SPLITS)
+                raise ConfigError(f"{type(self).__name__} has no split {name!r}: {hint}", "split")
+        if len(set(self.split)) != len(self.split):
+            raise refused("split", split, "each split once")
+        check_integer("loop", loop, 1)
+        if test_mode and loop != 1:
+            raise refused("loop", loop, "1 with test_mode=True")
+        check_integer("ignore_index", ignore_index, high=-1)
+        check_choice("nonfinite", nonfinite, ("raise", "drop"))
         if test_mode != (test_cfg is not None):
             raise ConfigError(f"test_cfg goes with test_mode=True, got test_mode={test_mode} and test_cfg={test_cfg!r}")
         self.data_root = Path(data_root)
@@ -159,6 +173,9 @@ class BaseDataset(Dataset):
         self._warned = False
         self.transform = Compose(transform, scans=None if test_mode else self)
         self.test_cfg = TestConfig(test_cfg) if test_cfg is not None else None
+        self.data_list: list[Any] = []
+        if scans_left_out():
+            return
         self.data_list = self.get_data_list()
         if not self.data_list:
             raise DataError(f"{type(self).__name__}: no scans of split {', '.join(self.split)} below {self.data_root}")
@@ -276,9 +293,18 @@ class BaseDataset(Dataset):
         """Scan ``idx`` as :meth:`get_data` gives it, for samples and for partners of mixed scans.
 
         Raises:
-            DataError: it cannot be read, or :func:`~.transform.points.check_scan` refuses it.
+            DataError: it cannot be read; :func:`~.transform.points.check_scan` refuses it; or a strength is outside
+                ``STRENGTH_RANGE``, or a label is neither a class nor ``ignore_index``.
         """
-        return check_scan(self.get_data(idx))
+        sample = check_scan(self.get_data(idx))
+        try:
+            if "strength" in sample:
+                check_strength(sample["strength"], self.STRENGTH_RANGE, type(self).__name__)
+            if "segment" in sample:
+                check_labels(sample["segment"], self.num_classes, self.ignore_index)
+        except DataError as error:
+            raise DataError(f"{self.get_data_name(idx)}: {error}") from None
+        return sample
 
     def prepare_test_data(self, idx: int) -> dict[str, Any]:
         """Scan ``idx`` as fragments for inference.

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_integer, refused
+from pointcept.utils.errors import ConfigError, inside
 
 from .base import BaseDataset, Draw
 from .builder import DATASETS, build_dataset
@@ -43,9 +44,10 @@ class ConcatDataset(Dataset):
         label_space: str | None = None,
         loop: int = 1,
     ) -> None:
-        if not datasets or not isinstance(loop, int) or isinstance(loop, bool) or loop < 1:
-            raise ConfigError(f"ConcatDataset needs data sets and loop >= 1, got {len(datasets)} and loop={loop!r}")
-        self.datasets: list[BaseDataset] = [_build(cfg, Path(data_root)) for cfg in datasets]
+        check_integer("loop", loop, 1)
+        if not datasets:
+            raise refused("datasets", datasets, "configs of one or more data sets")
+        self.datasets: list[BaseDataset] = [_build(cfg, Path(data_root), i) for i, cfg in enumerate(datasets)]
         self.loop = loop
         self.ignore_index = _common("ignore_index", self.datasets)
         self.names: tuple[str, ...]
@@ -53,10 +55,13 @@ class ConcatDataset(Dataset):
             self._tables: list[np.ndarray] | None = None
             self.names = _common("names", self.datasets)
         else:
-            space = find_label_space(label_space)
+            with inside("label_space"):
+                space = find_label_space(label_space)
             self.names = space.names
             self._tables = [space.table(type(d).__name__, d.names, self.ignore_index) for d in self.datasets]
         self.data_list = [(number, index) for number, d in enumerate(self.datasets) for index in range(len(d))]
+
+    asks_for_scans = True  # of the data sets that it joins
 
     @property
     def num_classes(self) -> int:
@@ -120,11 +125,13 @@ class ConcatDataset(Dataset):
         return len(self.data_list) * self.loop
 
 
-def _build(cfg: Mapping[str, Any], root: Path) -> BaseDataset:
-    """Build one of the data sets; its ``data_root`` is relative to ``root``."""
+def _build(cfg: Mapping[str, Any], root: Path, number: int) -> BaseDataset:
+    """Build data set ``number``; its ``data_root`` is relative to ``root``."""
+    where = f"datasets.{number}"
     if "data_root" not in cfg:
-        raise ConfigError(f"each data set of a ConcatDataset needs its data_root, {cfg.get('type')!r} has none")
-    return build_dataset({**cfg, "data_root": str(root / cfg["data_root"])})
+        message = f"each data set of a ConcatDataset needs its data_root, {cfg.get('type')!r} has none"
+        raise ConfigError(message, where)
+    return build_dataset({**cfg, "data_root": str(root / cfg["data_root"])}, where)
 
 
 def _common(attribute: str, datasets: Sequence[BaseDataset]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
+from .reading import check_strength
 from .transform.points import Sample
 
 
@@ -51,13 +52,11 @@ class ScanFiles(BaseDataset):
         """
         path = self.files[idx]
         sample, _ = self.reader.read_scan(path, self.nonfinite)
-        low, high = float(sample["strength"].min()), float(sample["strength"].max())
-        # Formats without a header: a scan of another sensor is read without an error, but as nonsense.
-        if low < 0 or high > 1:
-            raise DataError(
-                f"{path}: read as a scan of {self.reader.__name__} its strength goes from {low:g} to {high:g}, expected"
-                " 0 to 1: it has another format, or its strength has to be scaled"
-            )
+        if "strength" in sample:
+            try:
+                check_strength(sample["strength"], self.reader.STRENGTH_RANGE, self.reader.__name__)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
         return {**sample, "name": path.name}
 
     def get_data_name(self, idx: int) -> str:

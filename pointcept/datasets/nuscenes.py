@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.checks import check_integer, refused
+from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
@@ -112,6 +113,7 @@ class NuScenesDataset(BaseDataset):
     scanner = Scanner(pitch_range=(-30.67, 10.67))
     SCAN_PATTERN = "*.pcd.bin"
     PREDICTION_SUFFIX = ".bin"
+    STRENGTH_RANGE = (0.0, 1.0)
     SPLITS = ("train", "val", "test", "mini_train", "mini_val")
 
     def __init__(
@@ -127,9 +129,9 @@ class NuScenesDataset(BaseDataset):
         sweeps: int = 10,
         input_sweeps: int = 1,
     ) -> None:
-        if not isinstance(input_sweeps, int) or not 1 <= input_sweeps <= sweeps:
-            raise ConfigError(f"input_sweeps must be an integer from 1 to sweeps={sweeps}, got {input_sweeps!r}")
-        self.sweeps = sweeps
+        self.sweeps = check_integer("sweeps", sweeps, 1)
+        if check_integer("input_sweeps", input_sweeps, 1) > sweeps:
+            raise refused("input_sweeps", input_sweeps, f"at most sweeps={sweeps}")
         self.input_sweeps = input_sweeps
         super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)
         self._table = label_table(ignore_index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,9 +106,56 @@ def map_labels(raw: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
     segment = table[raw]
     unknown = segment == UNKNOWN
     if unknown.any():
-        ids, counts = np.unique(raw[unknown], return_counts=True)
-        listed = ", ".join(f"{i} ({c} points)" for i, c in zip(ids.tolist()[:8], counts.tolist()[:8], strict=True))
-        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
         known = np.flatnonzero(table != UNKNOWN).tolist()
-        raise DataError(f"{path}: unknown raw label {listed}{more}. Known: {', '.join(map(str, known))}")
+        raise DataError(f"{path}: unknown raw label {_listed(raw[unknown])}. Known: {', '.join(map(str, known))}")
     return segment
+
+
+def check_strength(strength: np.ndarray, allowed: tuple[float, float] | None, reader: str) -> None:
+    """Check that strengths are those of the format: without a header, a file of another one is read as nonsense.
+
+    Args:
+        strength: float (N, 1).
+        allowed: lowest and highest strength, None for any.
+        reader: the data set that has read it, for the message.
+
+    Raises:
+        DataError: one of them is outside or not finite.
+    """
+    if allowed is None or strength.size == 0:
+        return
+    low, high = float(strength.min()), float(strength.max())
+    if not (allowed[0] <= low and high <= allowed[1]):  # this way round NaN is refused, too
+        raise DataError(
+            f"read as a scan of {reader} its strength goes from {low:g} to {high:g}, expected {allowed[0]:g} to"
+            f" {allowed[1]:g}: it has another format, or its strength has to be scaled"
+        )
+
+
+def check_labels(segment: Any, num_classes: int, ignore_index: int) -> None:
+    """Check that labels are classes or the ignore index.
+
+    Args:
+        segment: integers (N,), an array or a tensor.
+        num_classes: K.
+        ignore_index: label of the points that do not count.
+
+    Raises:
+        DataError: others, or numbers that are no integers; the message names them and their counts.
+    """
+    labels = np.asarray(segment)
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"segment is {labels.dtype}, expected integers, the classes")
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < num_classes):
+        return
+    wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)]
+    if len(wrong):
+        expected = f"classes 0 to {num_classes - 1} or {ignore_index} (ignored)"
+        raise DataError(f"segment has the label {_listed(wrong)}, expected {expected}")
+
+
+def _listed(values: np.ndarray) -> str:
+    """``77 (3 points), 78 (1 points)``: the first eight values and how often they come."""
+    ids, counts = np.unique(values, return_counts=True)
+    listed = ", ".join(f"{i} ({c} points)" for i, c in zip(ids.tolist()[:8], counts.tolist()[:8], strict=True))
+    return listed + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.checks import refused
+from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
@@ -100,6 +101,7 @@ class SemanticKITTIDataset(BaseDataset):
     things = names[:8]  # car to motorcyclist
     rare = things[1:]  # all but car
     scanner = Scanner(pitch_range=(-25.0, 3.0))
+    STRENGTH_RANGE = (0.0, 1.0)
     PREDICTION_SUFFIX = ".label"
 
     def __init__(
@@ -123,12 +125,12 @@ class SemanticKITTIDataset(BaseDataset):
     def _sequence_names(sequences: Sequence[int | str] | str) -> list[str]:
         """Two-digit names of the sequences, each once."""
         if isinstance(sequences, (str, int)) or not sequences:
-            raise ConfigError(
-                f'sequences must be a list such as [0, 8] or ["00", "08"], or "available"; got {sequences!r}'
-            )
+            raise refused("sequences", sequences, 'a list such as [0, 8] or ["00", "08"], or "available"')
+        if any(isinstance(s, (bool, float)) or (isinstance(s, int) and s < 0) for s in sequences):
+            raise refused("sequences", sequences, "numbers from 0 on, or names of folders")
         names = [f"{s:02d}" if isinstance(s, int) else str(s).zfill(2) for s in sequences]
         if len(set(names)) != len(names):
-            raise ConfigError(f"sequences names a sequence twice: {', '.join(names)}")
+            raise refused("sequences", sequences, "each sequence once")
         return names
 
     def get_data_list(self) -> list[Scan]:

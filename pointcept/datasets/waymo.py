@@ -87,6 +87,7 @@ class WaymoDataset(BaseDataset):
     rare = things[1:]  # all but Car
     scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
     SCAN_PATTERN = "coord.npy"
+    STRENGTH_RANGE = (0.0, 1.0)
     SPLITS = SPLITS
 
     def __init__(

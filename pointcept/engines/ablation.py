@@ -22,6 +22,7 @@ from typing import Any
 
 from pointcept.engines.defaults import argument_parser, config_from_args, default_setup
 from pointcept.engines.launch import launch
+from pointcept.engines.preflight import check_training
 from pointcept.engines.test import TESTERS
 from pointcept.engines.train import build_trainer
 from pointcept.evaluation import report_file
@@ -77,6 +78,8 @@ def ablation_main(args: argparse.Namespace) -> None:
         for seed in dict.fromkeys(args.seeds)
         for row in dict.fromkeys(args.rows)
     ]
+    for run in {row: run for row, _, run in plan}.values():
+        check_training(run)  # a wrong value of the last row shall not be found days later
     done: dict[str, dict[int, dict[str, Any]]] = {row: {} for row in dict.fromkeys(args.rows)}
     for row, seed, run in plan:
         result = finished(run)

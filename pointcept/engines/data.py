@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pointcept.datasets import collate_fn, point_collate_fn
 from pointcept.datasets.base import Draw
+from pointcept.datasets.concat import LABELS
+from pointcept.datasets.reading import check_labels
 from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
 from pointcept.utils.device import device_count, random_state, set_random_state
@@ -63,7 +65,12 @@ class ReportingDataset(Dataset):
             RuntimeError: any other error of its transforms, likewise.
         """
         try:
-            return self.dataset[draw]
+            sample = self.dataset[draw]
+            if not hasattr(self.dataset, "asks_for_scans"):  # the others check where they read
+                for key in LABELS:
+                    if isinstance(sample, Mapping) and sample.get(key) is not None:
+                        check_labels(sample[key], self.dataset.num_classes, self.dataset.ignore_index)
+            return sample
         except (ConfigError, DataError) as error:
             raise type(error)(f"{self._name(draw)}: {error}") from error
         except Exception as error:
@@ -110,21 +117,28 @@ def per_process(total: int | None, name: str, default: int = 1) -> int:
     return total // world
 
 
-def check_classes(model: Any, dataset: Any) -> None:
-    """Check that the network tells apart the classes of the data set.
+def check_fit(cfg: Any, model: Any, dataset: Any, place: str) -> None:
+    """Check that the network, the data set and what the config says of the data have the same classes.
 
     Args:
+        cfg: ``data.num_classes`` and ``data.names``, where it gives them.
         model: the network that is deployed; one without ``num_classes`` is not checked.
         dataset: gives ``num_classes``.
+        place: of the data set in the config.
 
     Raises:
         ConfigError: another number of classes; on a GPU the loss would end the process without a reason.
     """
+    name, classes = type(dataset).__name__, dataset.num_classes
     own = getattr(model, "num_classes", None)
-    if own is not None and own != dataset.num_classes:
-        raise ConfigError(
-            f"model.num_classes={own}, but {type(dataset).__name__} has {dataset.num_classes} classes: they must agree"
-        )
+    if own is not None and own != classes:
+        raise ConfigError(f"model.num_classes={own}, but {name} has {classes} classes: they must agree", place)
+    said = cfg.data.get("num_classes")
+    if said is not None and said != classes:
+        raise ConfigError(f"got {said}, but {name} of {place} has {classes} classes", "data.num_classes")
+    names = cfg.data.get("names")
+    if names is not None and len(names) != classes:
+        raise ConfigError(f"got {len(names)} names, but {name} of {place} has {classes} classes", "data.names")
 
 
 def collate_val(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import pointcept.datasets
 import pointcept.models  # noqa: F401
 from pointcept.engines.data import per_process
+from pointcept.engines.preflight import check_test, check_training
 from pointcept.engines.test import build_tester
 from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
@@ -99,7 +100,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def default_setup(cfg: Config, job: str = "train") -> None:
-    """Prepare this process: numbers checked, backends chosen, log open, generators seeded, the run's facts on disk.
+    """Prepare this process: config tried, backends chosen, log open, generators seeded, the run's facts on disk.
 
     ``train`` writes ``config.py``, ``environment.json`` and ``train.log`` into ``save_path``;
     ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
@@ -111,9 +112,11 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         job: ``"train"`` or ``"test"``.
 
     Raises:
-        ConfigError: a batch size that the processes cannot share, a ``backend`` that does not exist, or a
-            ``save_path`` that is a file.
+        ConfigError: a wrong value or a contradiction in the config (see ``preflight``), a batch size that the
+            processes cannot share, a ``backend`` that does not exist, or a ``save_path`` that is a file.
+        CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
+    (check_training if job == "train" else check_test)(cfg)
     backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")
     if job == "train":

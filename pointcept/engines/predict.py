@@ -28,6 +28,7 @@ from pointcept.engines.deploy.engine import InferenceEngine
 from pointcept.engines.deploy.files import predict_with_engine
 from pointcept.engines.deploy.preprocessing import Preprocessing
 from pointcept.engines.inference import Precision, predict_scan
+from pointcept.engines.preflight import check_prediction
 from pointcept.engines.scores import network_name
 from pointcept.models import build_inference_model
 from pointcept.ops import backend
@@ -83,6 +84,9 @@ def predict_main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, parse_options(args.options))
     backend.configure(cfg.backend)
     setup_logging()
+    if cfg.data.get("test") is None:
+        raise ConfigError("prediction needs data.test with test_mode=True and test_cfg")
+    check_prediction(cfg, ["test"] if args.engine is None else ["test", "val"])
     reader = cast("type[BaseDataset]", DATASETS.get(cfg.data.test.type))
     files = reader.find_scans(args.scan)
     targets = output_paths(args.scan, files, args.out, args.suffix, reader.SCAN_PATTERN.removeprefix("*"))

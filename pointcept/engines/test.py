@@ -13,7 +13,7 @@ from torch import nn
 
 from pointcept.datasets import build_dataset
 from pointcept.datasets.submission import write_npy
-from pointcept.engines.data import Loader, check_classes, eval_loader, per_process, scan_loader
+from pointcept.engines.data import Loader, check_fit, eval_loader, per_process, scan_loader
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
 from pointcept.engines.scores import network_name
@@ -40,6 +40,11 @@ def build_tester(cfg: Any, **supplied: Any) -> SemSegTester:
         ConfigError, CheckpointError: see the tester.
     """
     return TESTERS.build(cfg.test, cfg=cfg, **supplied)
+
+
+def tested_section(cfg: Any) -> str:
+    """Which section of ``cfg.data`` its tester reads."""
+    return "val" if cfg.test.get("quick") else "test"
 
 
 @TESTERS.register_module("SemSegTester")
@@ -110,9 +115,9 @@ class SemSegTester:
             FloatingPointError: scores of a scan are NaN or infinite; there is no result then.
         """
         start = time.perf_counter()
-        section = self.cfg.data.val if self.quick else self.cfg.data.test
-        dataset = build_dataset(section)
-        check_classes(self.model, dataset)
+        place = "val" if self.quick else "test"
+        dataset = build_dataset(self.cfg.data[place], f"data.{place}")
+        check_fit(self.cfg, self.model, dataset, f"data.{place}")
         with closing((eval_loader if self.quick else scan_loader)(dataset, self.cfg)) as loader:
             if self.quick:
                 metrics, _ = evaluate_quick(self.model, loader, dataset, self.precision, self.network)

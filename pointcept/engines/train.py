@@ -17,11 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pointcept.datasets import build_dataset
 from pointcept.engines import checkpoint
-from pointcept.engines.data import check_classes, eval_loader, per_process, train_loader
+from pointcept.engines.data import check_fit, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.interrupt import Interrupts
-from pointcept.engines.sampler import TrainSampler, plan_by_epochs, plan_by_steps
+from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
 from pointcept.models import build_model, deployable, use_graphs
 from pointcept.utils import comm, device
@@ -145,27 +145,33 @@ class DefaultTrainer(TrainerBase):
         self._build_optimization()
         self.hooks = self._build_hooks()
 
+    @classmethod
+    def check_config(cls, cfg: Any) -> None:
+        """Find out before anything is built whether the numbers of the run go together.
+
+        Raises:
+            ConfigError: ``train.max_iter``, ``epoch`` and ``eval_epoch`` contradict each other.
+        """
+        _plan(cfg, cfg.train.get("max_iter"), cfg.batch_size)
+
     def _build_data(self, max_iter: int | None) -> None:
         cfg = self.cfg
         per_process(cfg.batch_size, "batch_size")
-        self.train_set = build_dataset(cfg.data.train)
-        samples, accumulation = len(self.train_set), cfg.gradient_accumulation_steps
-        if max_iter is None:
-            self.plan = plan_by_epochs(
-                samples, cfg.batch_size, cfg.epoch, cfg.eval_epoch, accumulation, comm.world_size()
-            )
-        else:
-            self.plan = plan_by_steps(samples, cfg.batch_size, max_iter, cfg.eval_epoch, accumulation)
+        self.train_set = build_dataset(cfg.data.train, "data.train")
+        samples = len(self.train_set)
+        self.plan = _plan(cfg, max_iter, samples)
         self.max_epoch = len(self.plan.epochs)
         self.sampler = TrainSampler(samples, cfg.seed or 0, comm.rank(), comm.world_size())
         self.train_loader = train_loader(self.train_set, self.sampler, cfg)
-        self.val_set = build_dataset(cfg.data.val) if cfg.evaluate else None
+        self.val_set = build_dataset(cfg.data.val, "data.val") if cfg.evaluate else None
         self.val_loader = eval_loader(self.val_set, cfg) if cfg.evaluate else None
 
     def _build_model(self) -> None:
         cfg = self.cfg
         network = build_model(cfg.model)
-        check_classes(deployable(network), self.train_set)
+        for place, dataset in (("data.train", self.train_set), ("data.val", self.val_set)):
+            if dataset is not None:
+                check_fit(cfg, deployable(network), dataset, place)
         if cfg.sync_bn and comm.world_size() > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(self.device)
@@ -324,6 +330,14 @@ class DefaultTrainer(TrainerBase):
             path = self.folder / "model_last.pth"
             checkpoint.save(self, path, collective=False)
             logger.warning("interrupted at iteration %d: go on with --options resume=True", self.iteration)
+
+
+def _plan(cfg: Any, max_iter: int | None, samples: int) -> TrainingPlan:
+    """What each evaluation epoch consumes of ``samples`` scans."""
+    accumulation = cfg.gradient_accumulation_steps
+    if max_iter is not None:
+        return plan_by_steps(samples, cfg.batch_size, max_iter, cfg.eval_epoch, accumulation)
+    return plan_by_epochs(samples, cfg.batch_size, cfg.epoch, cfg.eval_epoch, accumulation, comm.world_size())
 
 
 def _mean_terms(terms: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

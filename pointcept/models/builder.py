@@ -25,7 +25,7 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: an unknown type or argument, or arguments that contradict each other.
     """
-    return MODELS.build(cfg)
+    return MODELS.build(cfg, "model")
 
 
 def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
@@ -35,7 +35,10 @@ def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
     """
     entry = MODELS.get(cfg["type"]) if "type" in cfg else None
     narrow = getattr(entry, "inference_config", None)
-    return MODELS.build(narrow(cfg) if narrow else cfg)
+    if narrow is None:
+        return MODELS.build(cfg, "model")
+    part = narrow(cfg)
+    return MODELS.build(part, next((f"model.{key}" for key, value in cfg.items() if value is part), "model"))
 
 
 def deployable(model: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from pointcept.models.teacher_cache import TeacherCache
 from pointcept.structures import GridPyramid
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.device import Stopwatch
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, inside
 
 
 @MODELS.register_module()
@@ -62,15 +62,16 @@ class Distiller(nn.Module):
         super().__init__()
         if not losses:
             raise ConfigError("a Distiller needs at least one loss, such as dict(type='KLDLoss')")
-        student_model: Segmentor = MODELS.build(student)
-        modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg) for cfg in losses]
+        student_model: Segmentor = MODELS.build(student, "student")
+        modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg, f"losses.{i}") for i, cfg in enumerate(losses)]
         guided = any(module.needs_gradients for module in modules)
         criteria = (teacher.get("criteria") or student.get("criteria")) if guided else None
-        teacher_model: Segmentor = MODELS.build({**teacher, "criteria": criteria})
+        teacher_model: Segmentor = MODELS.build({**teacher, "criteria": criteria}, "teacher")
         _check_pair(teacher_model, student_model)
         channels = student_model.backbone.stage_channels, teacher_model.backbone.stage_channels
-        for module in modules:
-            module.connect(*channels)
+        for i, module in enumerate(modules):
+            with inside(f"losses.{i}"):
+                module.connect(*channels)
         if teacher_weight != "random":
             load_weights(teacher_model, teacher_weight)
         self.student = student_model

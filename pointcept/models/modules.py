@@ -12,6 +12,19 @@ from torch.autograd.function import once_differentiable
 
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
+from pointcept.utils.checks import check_integers, refused
+
+
+def check_strides(name: str, value: Any) -> tuple[int, ...]:
+    """Return the downsampling factors of a backbone as a tuple.
+
+    Raises:
+        ConfigError: they are not powers of two.
+    """
+    strides = check_integers(name, value, low=1)
+    if any(s & (s - 1) for s in strides):
+        raise refused(name, value, "powers of two")
+    return strides
 
 
 class BatchNorm(nn.BatchNorm1d):

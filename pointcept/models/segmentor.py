@@ -15,18 +15,35 @@ from pointcept.models.losses import build_criteria
 from pointcept.models.modules import Linear
 from pointcept.models.output import Latent, Output
 from pointcept.structures import GridPyramid
+from pointcept.utils.checks import check_integer
 from pointcept.utils.errors import ConfigError
 
 
 class Segmentor(nn.Module):
-    """What the segmentors have in common: batch -> grids -> encoder -> decoder -> logits -> losses."""
+    """What the segmentors have in common: batch -> grids -> encoder -> decoder -> logits -> losses.
+
+    Args:
+        backbone: config of the backbone.
+        criteria: configs of the losses, or None.
+        num_classes: K; None for that of the backbone.
+
+    Raises:
+        ConfigError: a part is wrong, or a loss is made for another number of classes.
+    """
 
     num_classes: int
 
-    def __init__(self, backbone: Mapping[str, Any], criteria: Sequence[Mapping[str, Any]] | None) -> None:
+    def __init__(
+        self, backbone: Mapping[str, Any], criteria: Sequence[Mapping[str, Any]] | None, num_classes: int | None = None
+    ) -> None:
         super().__init__()
-        self.backbone = MODELS.build(backbone)
-        self.criteria = build_criteria(criteria) if criteria else None
+        if num_classes is not None:
+            check_integer("num_classes", num_classes, 1)
+        self.backbone = MODELS.build(backbone, "backbone")
+        if num_classes is None:
+            num_classes = getattr(self.backbone, "num_classes", 0)
+        self.num_classes = num_classes
+        self.criteria = build_criteria(criteria, num_classes or None) if criteria else None
         self._graphed: GraphedNetwork | None = None
 
     def head(self, feat: Tensor) -> Tensor:
@@ -170,13 +187,12 @@ class DefaultSegmentorV2(Segmentor):
         criteria: Sequence[Mapping[str, Any]] | None = None,
         freeze_backbone: bool = False,
     ) -> None:
-        super().__init__(backbone, criteria)
+        super().__init__(backbone, criteria, num_classes)
         if self.backbone.out_channels != backbone_out_channels:
             raise ConfigError(
-                f"backbone_out_channels={backbone_out_channels}, but {backbone['type']} returns "
-                f"{self.backbone.out_channels} channels"
+                f"got {backbone_out_channels}, but {backbone['type']} returns {self.backbone.out_channels} channels",
+                "backbone_out_channels",
             )
-        self.num_classes = num_classes
         self.seg_head = Linear(backbone_out_channels, num_classes)
         if freeze_backbone:
             self.backbone.requires_grad_(False)
@@ -196,7 +212,6 @@ class DefaultSegmentor(Segmentor):
 
     def __init__(self, backbone: Mapping[str, Any], criteria: Sequence[Mapping[str, Any]] | None = None) -> None:
         super().__init__(backbone, criteria)
-        self.num_classes = getattr(self.backbone, "num_classes", 0)
         if not self.num_classes:
             raise ConfigError(
                 f"DefaultSegmentor needs a backbone with num_classes; {backbone['type']} returns features: "

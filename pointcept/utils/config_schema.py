@@ -7,6 +7,7 @@ Names are those that users of Pointcept know; keys that it had and that are gone
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,11 +65,12 @@ class Field:
             return False
         if self.choices and value not in self.choices:
             return False
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            # "not (value >= minimum)" instead of "value < minimum": NaN has to fail.
-            if self.minimum is not None and not value >= self.minimum:
+            if self.minimum is not None and value < self.minimum:
                 return False
-            if self.maximum is not None and not value <= self.maximum:
+            if self.maximum is not None and value > self.maximum:
                 return False
         return True
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pointcept.utils.config_schema import REQUIRED, SCHEMA
@@ -76,12 +78,16 @@ def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where
     entry = registry.get(node["type"])
     supplied = (*SUPPLIED.get(path, ()), *getattr(entry, "supplied_by_engine", ()))
     registry.check(node, where=where, supplied=supplied)
+    for key in SUPPLIED.get(path, ()):
+        if key in node:
+            raise ConfigError(f"{where}: {key!r} is no matter of the config, the engine gives it: leave it out")
     hints = _annotations(entry)
     for key, value in node.items():
         if key in hints and key != "type" and not fits(value, hints[key]):
             hint = hints[key]
             words = hint.__name__ if isinstance(hint, type) else str(hint)
-            raise ConfigError(f"{where}.{key}: got {value!r} ({type(value).__name__}), allowed: {words}")
+            finite = "" if _is_finite(value) else ", finite"
+            raise ConfigError(f"{where}.{key}: got {value!r} ({type(value).__name__}), allowed: {words}{finite}")
 
 
 def _annotations(entry: Callable[..., Any]) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a config value may be passed where ``hint`` is annotated.
 
     Only what a config can express is judged; every other annotation accepts everything. Lists
-    and tuples stand for each other, an int for a float.
+    and tuples stand for each other, an int for a float, a string for a path. NaN and infinity are no numbers.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -107,15 +113,22 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is None or hint is type(None):
         return value is None
     if hint in (int, float):
-        return isinstance(value, (int,) if hint is int else (int, float)) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
+        number = isinstance(value, (int,) if hint is int else (int, float)) and not isinstance(value, bool)
+        return number and _is_finite(value)
+    if hint in (bool, str, Path):
+        return isinstance(value, (str, Path) if hint is Path else hint)
     kind = origin or hint
     if kind in (list, tuple, collections.abc.Sequence):
         return isinstance(value, (list, tuple)) and _items_fit(value, kind, args)
     if kind in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
     return True
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _items_fit(value: list[Any] | tuple[Any, ...], kind: Any, args: tuple[Any, ...]) -> bool:

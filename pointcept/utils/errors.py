@@ -7,11 +7,35 @@ whatever Python raises, so that the two are never confused.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """A configuration file, an ``--options`` override or a registry entry is wrong."""
+    """A configuration file, an ``--options`` override or a registry entry is wrong.
+
+    Args:
+        message: what was got and what is allowed.
+        place: the key or argument that is wrong, ``model.backbone.drop_path``; empty if the message says it.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(f"{place}: {message}" if place else message)
+        self.message = message
+        self.place = place
+
+    def within(self, place: str) -> ConfigError:
+        """The same error, seen from where ``place`` holds what is wrong: ``p`` within ``hooks.1`` is ``hooks.1.p``."""
+        return ConfigError(self.message, ".".join(part for part in (place, self.place) if part))
+
+
+@contextmanager
+def inside(place: str) -> Iterator[None]:
+    """Put ``place`` before the place of a ``ConfigError`` that is raised here, see :meth:`ConfigError.within`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.within(place).with_traceback(error.__traceback__) from error.__cause__
 
 
 class DataError(ValueError):

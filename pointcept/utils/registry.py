@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean, inside
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -94,20 +94,35 @@ class Registry:
         if missing:
             raise ConfigError(f"{where}: {cfg['type']} needs {', '.join(missing)}, which the config does not give")
 
-    def build(self, cfg: Mapping[str, Any], /, **supplied: Any) -> Any:
+    def build(self, cfg: Mapping[str, Any], where: str = "", /, **supplied: Any) -> Any:
         """Build the object that ``cfg`` describes.
 
         Args:
             cfg: ``{"type": ..., **arguments}``; it is not changed.
+            where: where ``cfg`` stands in what the caller builds from, ``backbone`` or ``model``, for messages.
             **supplied: arguments that the caller adds, ``cfg=`` among them; those of the config win where
                 both give one.
 
         Raises:
-            ConfigError: see :meth:`check`.
+            ConfigError: see :meth:`check`; or the constructor refuses a value, also by a ``ValueError`` or a
+                ``TypeError`` of its own, which is then the cause.
         """
-        self.check(cfg, where=f"registry of {self.name}", supplied=tuple(supplied))
+        self.check(cfg, where=where or f"registry of {self.name}", supplied=tuple(supplied))
         arguments = {**supplied, **{k: v for k, v in cfg.items() if k != "type"}}
-        return self.get(cfg["type"])(**arguments)
+        try:
+            with inside(where):
+                return self.get(cfg["type"])(**arguments)
+        except (ConfigError, DataError, CheckpointError):
+            raise
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+            message = f"{cfg['type']} cannot be built: {type(error).__name__}: {error}"
+            raise ConfigError(message, where or f"registry of {self.name}") from error
+
+
+def default_of(entry: Callable[..., Any], argument: str) -> Any:
+    """The default of a constructor's argument; None where it has no default or no such argument."""
+    parameter = inspect.signature(entry).parameters.get(argument)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def registries() -> dict[str, Registry]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from pointcept.utils.checks import check_choice, check_number, check_numbers, check_range, refused
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.registry import Registry
 
@@ -30,7 +31,7 @@ def build_scheduler(cfg: Mapping[str, Any], optimizer: Optimizer, total_steps: i
     Raises:
         ConfigError: an unknown type or argument, or as many rates as there are not groups.
     """
-    return SCHEDULERS.build(cfg, optimizer=optimizer, total_steps=total_steps)
+    return SCHEDULERS.build(cfg, "scheduler", optimizer=optimizer, total_steps=total_steps)  # type: ignore[no-any-return]
 
 
 @SCHEDULERS.register_module("OneCycleLR")
@@ -50,15 +51,26 @@ def one_cycle_lr(
     """Rise to ``max_lr`` and fall to almost nothing (arXiv 1708.07120); arguments as in torch.
 
     Raises:
-        ConfigError: ``max_lr`` is a list of another length than the parameter groups.
+        ConfigError: an argument is out of its range, or ``max_lr`` is a list of another length than the parameter
+            groups.
     """
     groups = optimizer.param_groups
     if isinstance(max_lr, (list, tuple)) and len(max_lr) != len(groups):
         names = ", ".join(str(group.get("name", number)) for number, group in enumerate(groups))
         raise ConfigError(
-            f"scheduler.max_lr has {len(max_lr)} values, but the optimizer has {len(groups)} parameter groups "
-            f"({names}): give one number, or one for each group (see param_dicts)"
+            f"max_lr has {len(max_lr)} values, but the optimizer has {len(groups)} parameter groups "
+            f"({names}): give one number, or one for each group (see param_dicts)",
+            "max_lr",
         )
+    if isinstance(max_lr, (list, tuple)):
+        check_numbers("max_lr", max_lr, low=0, open_low=True)
+    else:
+        check_number("max_lr", max_lr, 0, open_low=True)
+    check_number("pct_start", pct_start, 0, 0.5 if three_phase else 1)
+    check_choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+    check_range("(base_momentum, max_momentum)", (base_momentum, max_momentum), 0, 1)
+    check_number("div_factor", div_factor, 1)
+    check_number("final_div_factor", final_div_factor, 1)
     if total_steps == 1:
         return constant_lr(optimizer, total_steps)  # one step has neither rise nor fall
     # torch divides by zero when the rise ends exactly at step 0, which short smoke runs meet
@@ -79,8 +91,9 @@ def one_cycle_lr(
 
 
 def _milestone_steps(milestones: Sequence[float], total_steps: int) -> list[int]:
-    if any(not 0 < m < 1 for m in milestones) or list(milestones) != sorted(milestones):
-        raise ConfigError(f"scheduler.milestones={list(milestones)}: expected rising fractions of the run in (0, 1)")
+    check_numbers("milestones", milestones, low=0, high=1, open_low=True, open_high=True)
+    if list(milestones) != sorted(set(milestones)):
+        raise refused("milestones", milestones, "rising fractions of the run")
     return [round(m * total_steps) for m in milestones]
 
 
@@ -91,8 +104,9 @@ def multi_step_lr(
     """Multiply the rate by ``gamma`` at each milestone (a fraction of the run).
 
     Raises:
-        ConfigError: milestones outside (0, 1) or not rising.
+        ConfigError: milestones outside (0, 1) or not rising, or a negative ``gamma``.
     """
+    check_number("gamma", gamma, 0)
     steps = _milestone_steps(milestones, total_steps)
     return LambdaLR(optimizer, lambda step: gamma ** bisect_right(steps, step))
 
@@ -113,8 +127,11 @@ def multi_step_with_warmup_lr(
         warmup_scale: the rate at step 0, relative to the optimizer's.
 
     Raises:
-        ConfigError: milestones outside (0, 1) or not rising.
+        ConfigError: milestones outside (0, 1) or not rising, or another number out of its range.
     """
+    check_number("gamma", gamma, 0)
+    check_number("warmup_rate", warmup_rate, 0, 1)
+    check_number("warmup_scale", warmup_scale, 0, 1)
     steps = _milestone_steps(milestones, total_steps)
     rise = warmup_rate * total_steps
 
@@ -127,19 +144,34 @@ def multi_step_with_warmup_lr(
 
 @SCHEDULERS.register_module("PolyLR")
 def poly_lr(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LRScheduler:
-    """Fall as ``(1 - step / (total_steps + 1)) ** power``."""
+    """Fall as ``(1 - step / (total_steps + 1)) ** power``.
+
+    Raises:
+        ConfigError: a negative ``power``.
+    """
+    check_number("power", power, 0)
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / (total_steps + 1)) ** power)
 
 
 @SCHEDULERS.register_module("ExpLR")
 def exp_lr(optimizer: Optimizer, total_steps: int, gamma: float = 0.9) -> LRScheduler:
-    """Fall as ``gamma ** (step / total_steps)``: by the factor ``gamma`` over the whole run."""
+    """Fall as ``gamma ** (step / total_steps)``: by the factor ``gamma`` over the whole run.
+
+    Raises:
+        ConfigError: ``gamma`` is not positive.
+    """
+    check_number("gamma", gamma, 0, open_low=True)
     return LambdaLR(optimizer, lambda step: gamma ** (step / total_steps))
 
 
 @SCHEDULERS.register_module("CosineAnnealingLR")
 def cosine_annealing_lr(optimizer: Optimizer, total_steps: int, eta_min: float = 0.0) -> LRScheduler:
-    """Fall along half a cosine to ``eta_min`` at the end of the run."""
+    """Fall along half a cosine to ``eta_min`` at the end of the run.
+
+    Raises:
+        ConfigError: a negative ``eta_min``.
+    """
+    check_number("eta_min", eta_min, 0)
     return torch_schedulers.CosineAnnealingLR(optimizer, T_max=total_steps, eta_min=eta_min)
 
 

@@ -135,6 +135,26 @@ def test_an_unknown_raw_label(train: Any, root: Path, tmp_path: Path) -> None:
     check_refused(train(), tmp_path, "labels/000000.label", "unknown raw label 77 (3 points)", "Known: 0, 1, 10")
 
 
+@pytest.mark.parametrize("sequence", ["00", "08"])
+def test_strengths_of_another_format(
+    train: Any, test: Any, root: Path, weight: Path, tmp_path: Path, sequence: str
+) -> None:
+    write_scan(root, sequence, 0, cloud(600) * (1, 1, 1, 255))
+    words = (f"{sequence}_000000", "read as a scan of SemanticKITTIDataset its strength goes from", "expected 0 to 1")
+    if sequence == "00":
+        check_refused(train(), tmp_path, *words)
+    else:
+        for quick in ("True", "False"):
+            check_refused(test(f"weight={weight}", f"test.quick={quick}"), tmp_path, *words)
+
+
+def test_scans_that_only_the_last_test_reads(train: Any, tmp_path: Path) -> None:
+    """Not after the training: nothing is trained."""
+    outcome = train(f"data.test.data_root={tmp_path / 'nowhere'}")
+    check_refused(outcome, tmp_path, f"no folder {tmp_path / 'nowhere'}")
+    assert "Train [" not in outcome.out
+
+
 def test_coordinates_that_are_not_finite(train: Any, root: Path, tmp_path: Path) -> None:
     points = cloud(600)
     points[5, 1] = np.nan
@@ -230,21 +250,21 @@ def test_wrong_config_files(train: Any, tmp_path: Path) -> None:
         ("epoch=3.5", ("--options: epoch: got 3.5 (float)", "an int")),
         ("model.backbone.enc_dephts=(1,1,1)", ("model.backbone: PT-v3m1 takes no 'enc_dephts'", "'enc_depths'")),
         ("model.backbone.stride=(3,2)", ("powers of two", "(3, 2)")),
-        ("model.backbone.order=zz", ("unknown order 'zz'", "did you mean 'z'")),
+        ("model.backbone.order=zz", ("model.backbone.order: got 'zz'", "did you mean 'z'")),
         ("model.num_classes=many", ("model.num_classes: got 'many' (str), allowed: int",)),
         ("hooks.9.type=CheckpointSaver", ("--options hooks.9.type: got '9' as index of hooks", "0 to 5")),
         ("data.train.transform.3.grid_size=-1", ("grid_size", "-1")),
         ("data.train.split=trian", ("has no split 'trian'", "did you mean 'train'")),
         ("data.train.sequences=[77]", ("no folder", "sequences/77/velodyne")),
         ("train.max_iter=0", ("max_iter=0: expected a positive integer",)),
-        ("hooks.4.save_iter=0", ("CheckpointSaver: save_iter=0", "positive integer")),
+        ("hooks.4.save_iter=0", ("hooks.4.save_iter: got 0", "an integer at least 1")),
         ("eval_epoch=3", ("epoch=1 is not a multiple of eval_epoch=3",)),
         ("scheduler.max_lr=[0.1]", ("max_lr has 1 values", "2 parameter groups (base, block)")),
         ("param_dicts=[{'keyword': 'blok', 'lr': 1}]", ("keyword 'blok' matches no trainable parameter",)),
         ("amp_dtype=float8", ("amp_dtype: got 'float8'", "'float16' or")),
         ("optimizer=None", ("training needs the config keys 'optimizer' and 'scheduler'",)),
         ("model.backbone.in_channels=6", ("in_channels=6", "feat of 4 channels")),
-        ("model.backbone_out_channels=48", ("backbone_out_channels=48", "32 channels")),
+        ("model.backbone_out_channels=48", ("model.backbone_out_channels: got 48", "32 channels")),
         ("model.criteria=None", ("training needs labels and criteria",)),
         ("resume=True", ("run/model/model_last.pth does not exist",)),
     ],

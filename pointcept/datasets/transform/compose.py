@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pointcept.datasets.builder import TRANSFORMS
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, inside
 
 from .mixing import MixTransform, ScanSource
 from .points import Sample
@@ -22,8 +22,7 @@ def build_transform(cfg: Mapping[str, Any] | Transform, where: str) -> Transform
     """
     if callable(cfg):
         return cfg
-    TRANSFORMS.check(cfg, where)
-    return TRANSFORMS.build(cfg)
+    return TRANSFORMS.build(cfg, where)  # type: ignore[no-any-return]
 
 
 class Compose:
@@ -45,25 +44,20 @@ class Compose:
         scans: ScanSource | None = None,
     ) -> None:
         if cfgs is not None and (isinstance(cfgs, (str, Mapping)) or not isinstance(cfgs, Sequence)):
-            raise ConfigError(f"{where} must be a list of transforms, got {type(cfgs).__name__}")
+            raise ConfigError(f"got a {type(cfgs).__name__}, allowed: a list of transforms", where)
         self.where = where
-        self.transforms = [build_transform(cfg, f"{where}[{i}]") for i, cfg in enumerate(cfgs or ())]
+        self.transforms = [build_transform(cfg, f"{where}.{i}") for i, cfg in enumerate(cfgs or ())]
         for i, transform in enumerate(self.transforms):
             if isinstance(transform, MixTransform):
-                self._bind(transform, i, scans)
+                with inside(f"{where}.{i}"):
+                    self._bind(transform, i, scans)
 
     def _bind(self, mix: MixTransform, position: int, scans: ScanSource | None) -> None:
         """Lead ``mix`` to the scans from which it takes its partners."""
-        where = f"{self.where}[{position}]"
         if scans is None:
-            raise ConfigError(
-                f"{where}: {type(mix).__name__} mixes scans, which only the transforms of a training set may"
-            )
+            raise ConfigError(f"{type(mix).__name__} mixes scans, which only the transforms of a training set may")
         before = [other for other in self.transforms[:position] if not isinstance(other, MixTransform)]
-        try:
-            mix.bind(scans, Compose(before, f"{self.where} before [{position}]"))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+        mix.bind(scans, Compose(before, f"{self.where} before {position}"))
 
     def __call__(self, sample: Sample) -> Sample:
         """Return the transformed sample.
@@ -75,7 +69,7 @@ class Compose:
             result = transform(sample)
             if not isinstance(result, dict):
                 raise ConfigError(
-                    f"{self.where}[{i}] ({type(transform).__name__}) returned a {type(result).__name__},"
+                    f"{self.where}.{i} ({type(transform).__name__}) returned a {type(result).__name__},"
                     " not one sample; transforms that give several (GridSample with mode='test',"
                     " SphereCrop with mode='all') belong in test_cfg.voxelize and test_cfg.crop"
                 )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pointcept.datasets.builder import TRANSFORMS
+from pointcept.utils.checks import refused
 from pointcept.utils.errors import ConfigError, DataError
 
 from .points import LABEL_KEYS, Sample, bounds, check_resolution, point_keys
@@ -20,6 +21,30 @@ def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
 
 
+def _check_names(name: str, value: Any) -> None:
+    """Check that ``value`` is None or maps names to names.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if value is not None and not (
+        isinstance(value, Mapping) and all(isinstance(key, str) for key in (*value, *value.values()))
+    ):
+        raise refused(name, value, "a dict from names to names")
+
+
+def _check_keys(name: str, value: Any) -> tuple[str, ...]:
+    """One name or a list of names as a tuple.
+
+    Raises:
+        ConfigError: something else, or no name.
+    """
+    keys = (value,) if isinstance(value, str) else value
+    if not isinstance(keys, Sequence) or not keys or not all(isinstance(key, str) for key in keys):
+        raise refused(name, value, "a name or a list of names")
+    return tuple(keys)
+
+
 @TRANSFORMS.register_module()
 class Copy:
     """Copy entries to new names; a copy is not a per-point entry, so sampling leaves it whole.
@@ -28,10 +53,11 @@ class Copy:
         keys_dict: old name -> new name. Labels that an unlabelled scan lacks are passed over.
 
     Raises:
-        ConfigError: any other entry is missing in the sample.
+        ConfigError: any other entry is missing in the sample, or ``keys_dict`` has something else than names.
     """
 
     def __init__(self, keys_dict: Mapping[str, str] | None = None) -> None:
+        _check_names("keys_dict", keys_dict)
         self.keys_dict = dict(keys_dict or {"coord": "origin_coord", "segment": "origin_segment"})
 
     def __call__(self, sample: Sample) -> Sample:
@@ -117,7 +143,8 @@ class Collect:
         offset_keys_dict: Mapping[str, str] | None = None,
         **concatenated: str | Sequence[str],
     ) -> None:
-        self.keys = (keys,) if isinstance(keys, str) else tuple(keys)
+        self.keys = _check_keys("keys", keys)
+        _check_names("offset_keys_dict", offset_keys_dict)
         self.offset_keys = dict(offset_keys_dict if offset_keys_dict is not None else {"offset": "coord"})
         for name in concatenated:
             if not name.endswith("_keys"):
@@ -125,10 +152,7 @@ class Collect:
                     f"Collect takes no {name!r}. Allowed: keys, offset_keys_dict and names that end in _keys,"
                     " such as feat_keys"
                 )
-        self.concatenated = {
-            name.removesuffix("_keys"): (keys,) if isinstance(keys, str) else tuple(keys)
-            for name, keys in concatenated.items()
-        }
+        self.concatenated = {name.removesuffix("_keys"): _check_keys(name, keys) for name, keys in concatenated.items()}
 
     def __call__(self, sample: Sample) -> Sample:
         self._check_rows(sample)

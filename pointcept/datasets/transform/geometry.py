@@ -10,19 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pointcept.datasets.builder import TRANSFORMS
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.checks import check_choice, check_number, check_numbers, check_range, refused
+from pointcept.utils.errors import DataError
 
-from .points import (
-    Sample,
-    bounds,
-    check_number,
-    check_numbers,
-    check_range,
-    check_resolution,
-    child_generator,
-    coord_of,
-    narrow_coord,
-)
+from .points import Sample, bounds, check_resolution, child_generator, coord_of, narrow_coord
 
 AXES = ("x", "y", "z")
 
@@ -42,11 +33,11 @@ class _Rotation:
     """Rotate ``coord`` about ``center`` and ``normal`` about the origin, with probability ``p``."""
 
     def __init__(self, center: Sequence[float] | None, axis: str, always_apply: bool, p: float) -> None:
-        if axis not in AXES:
-            raise ConfigError(f"axis must be one of {', '.join(AXES)}, got {axis!r}")
-        self.axis = axis
-        self.center = None if center is None else np.array(check_numbers(center, "center", 3))
-        self.p = 1.0 if always_apply else check_number(p, "p", 0, 1)
+        self.axis = check_choice("axis", axis, AXES)
+        self.center = None if center is None else np.array(check_numbers("center", center, 3))
+        self.p = check_number("p", p, 0, 1)
+        if always_apply:
+            self.p = 1.0
 
     def _draw(self) -> float:
         """Draw an angle in units of pi."""
@@ -92,7 +83,7 @@ class RandomRotate(_Rotation):
         p: float = 0.5,
     ) -> None:
         super().__init__(center, axis, always_apply, p)
-        self.angle = check_range(angle, "angle")
+        self.angle = check_range("angle", angle)
 
     def _draw(self) -> float:
         return np.random.uniform(*self.angle)
@@ -119,10 +110,7 @@ class RandomRotateTargetAngle(_Rotation):
         p: float = 0.75,
     ) -> None:
         super().__init__(center, axis, always_apply, p)
-        count = len(angle) if isinstance(angle, Sequence) else 0
-        if count == 0:
-            raise ConfigError(f"angle must be a list of at least one angle in units of pi, got {angle!r}")
-        self.angle = check_numbers(angle, "angle", count)
+        self.angle = check_numbers("angle", angle)
 
     def _draw(self) -> float:
         return self.angle[np.random.randint(len(self.angle))]
@@ -141,9 +129,7 @@ class RandomScale:
     """
 
     def __init__(self, scale: Sequence[float] = (0.95, 1.05), anisotropic: bool = False) -> None:
-        self.scale = check_range(scale, "scale")
-        if self.scale[0] <= 0:
-            raise ConfigError(f"scale must be above 0, got {scale!r}")
+        self.scale = check_range("scale", scale, 0, open_low=True)
         self.anisotropic = anisotropic
 
     def __call__(self, sample: Sample) -> Sample:
@@ -164,8 +150,8 @@ class RandomShift:
 
     def __init__(self, shift: Sequence[Sequence[float]] = ((-0.2, 0.2), (-0.2, 0.2), (0, 0))) -> None:
         if not isinstance(shift, Sequence) or len(shift) != 3:
-            raise ConfigError(f"shift must be three pairs (low, high), for x, y and z, got {shift!r}")
-        self.shift = np.array([check_range(pair, "each entry of shift") for pair in shift])
+            raise refused("shift", shift, "three pairs (low, high), for x, y and z")
+        self.shift = np.array([check_range(f"shift.{i}", pair) for i, pair in enumerate(shift)])
 
     def __call__(self, sample: Sample) -> Sample:
         offset = np.random.uniform(self.shift[:, 0], self.shift[:, 1]).astype(np.float32)
@@ -181,7 +167,7 @@ class RandomFlip:
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = check_number(p, "p", 0, 1)
+        self.p = check_number("p", p, 0, 1)
 
     def __call__(self, sample: Sample) -> Sample:
         sign = np.ones(3, np.float32)
@@ -205,8 +191,8 @@ class RandomJitter:
     """
 
     def __init__(self, sigma: float = 0.01, clip: float = 0.05) -> None:
-        self.sigma = check_number(sigma, "sigma", 0)
-        self.clip = check_number(clip, "clip", 0, open_low=True)
+        self.sigma = check_number("sigma", sigma, 0)
+        self.clip = check_number("clip", clip, 0, open_low=True)
 
     def __call__(self, sample: Sample) -> Sample:
         coord = coord_of(sample)
@@ -224,15 +210,15 @@ class PointClip:
         point_cloud_range: (x_min, y_min, z_min, x_max, y_max, z_max) [m].
 
     Raises:
-        ConfigError: it is not six numbers or a minimum lies above its maximum.
+        ConfigError: it is not six numbers or a minimum is not below its maximum.
         DataError: all points are as far away as those of a map.
     """
 
     def __init__(self, point_cloud_range: Sequence[float] = (-80, -80, -3, 80, 80, 1)) -> None:
-        box = np.array(check_numbers(point_cloud_range, "point_cloud_range", 6), np.float32)
+        box = np.array(check_numbers("point_cloud_range", point_cloud_range, 6), np.float32)
         self.low, self.high = box[:3], box[3:]
-        if (self.low > self.high).any():
-            raise ConfigError(f"point_cloud_range must be three minima and three maxima, got {point_cloud_range!r}")
+        if (self.low >= self.high).any():
+            raise refused("point_cloud_range", point_cloud_range, "three minima and three larger maxima")
 
     def __call__(self, sample: Sample) -> Sample:
         coord = coord_of(sample)
@@ -315,7 +301,7 @@ class ElasticDistortion:
     The noise grid fills the bounding box, so that outdoor scans need a coarse granularity.
 
     Raises:
-        ConfigError: a pair is not two numbers or the granularity is not above 0.
+        ConfigError: a pair is not two numbers, a granularity not above 0 or a magnitude negative.
         DataError: a noise grid would have more than ``MAX_NODES`` nodes.
     """
 
@@ -324,10 +310,12 @@ class ElasticDistortion:
 
     def __init__(self, distortion_params: Sequence[Sequence[float]] = ((0.2, 0.4), (0.8, 1.6))) -> None:
         if not isinstance(distortion_params, Sequence):
-            raise ConfigError(f"distortion_params must be pairs (granularity, magnitude), got {distortion_params!r}")
-        self.distortion_params = [check_numbers(pair, "each distortion_params", 2) for pair in distortion_params]
-        for granularity, _ in self.distortion_params:
-            check_number(granularity, "granularity", 0, open_low=True)
+            raise refused("distortion_params", distortion_params, "pairs (granularity, magnitude)")
+        places = [f"distortion_params.{i}" for i in range(len(distortion_params))]
+        pairs = zip(places, distortion_params, strict=True)
+        self.distortion_params = [check_numbers(place, pair, 2, 0) for place, pair in pairs]
+        for place, (granularity, _) in zip(places, self.distortion_params, strict=True):
+            check_number(f"{place}.0", granularity, 0, open_low=True)
 
     def __call__(self, sample: Sample) -> Sample:
         coord = coord_of(sample)

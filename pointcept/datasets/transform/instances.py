@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pointcept.datasets.builder import TRANSFORMS
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_integer, check_integers, check_number, check_range, refused
 
 from .mixing import JOIN, ClassChoice, MixTransform, ScanSource, concat_scans, turned
-from .points import Sample, check_number, check_range, coord_of, point_keys, select_points
+from .points import Sample, coord_of, point_keys, select_points
 
 logger = logging.getLogger(__name__)
 
@@ -119,17 +119,17 @@ class InstancePaste(MixTransform):
         clear: bool = True,
     ) -> None:
         super().__init__(p)
-        self.classes = ClassChoice(classes, "InstancePaste")
-        self.scans = _integer(scans, "scans")
-        low, high = check_range(count, "count")
-        if low < 1 or not (low.is_integer() and high.is_integer()):
-            raise ConfigError(f"count must be two integers (low, high), 1 <= low <= high, got {count!r}")
-        self.count = int(low), int(high)
-        self.angle = check_range(angle, "angle")
-        self.min_points = _integer(min_points, "min_points")
-        self.cell = check_number(cell, "cell", 0, open_low=True)
+        self.classes = ClassChoice(classes)
+        self.scans = check_integer("scans", scans, 1)
+        low, high = check_integers("count", count, 2, 1)
+        if low > high:
+            raise refused("count", count, "two integers (low, high), low not above high")
+        self.count = low, high
+        self.angle = check_range("angle", angle)
+        self.min_points = check_integer("min_points", min_points, 1)
+        self.cell = check_number("cell", cell, 0, open_low=True)
         if not isinstance(clear, bool):
-            raise ConfigError(f"clear must be True or False, got {clear!r}")
+            raise refused("clear", clear, "True or False")
         self.clear = clear
         self._bank: list[list[Sample]] | None = None
 
@@ -202,10 +202,3 @@ class InstancePaste(MixTransform):
         for found in objects:
             bank.setdefault(int(found["segment"][0]), []).append(found)
         return [bank[number] for number in sorted(bank)]
-
-
-def _integer(value: int, name: str) -> int:
-    """Return ``value`` if it is an integer >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    return value

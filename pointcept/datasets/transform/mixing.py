@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pointcept.datasets.builder import TRANSFORMS
+from pointcept.utils.checks import check_integers, check_number, check_range, refused
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
 from .geometry import rotation_matrix
-from .points import LABEL_KEYS, POINT_KEYS, Sample, check_number, check_range, coord_of, point_keys, select_points
+from .points import LABEL_KEYS, POINT_KEYS, Sample, coord_of, point_keys, select_points
 
 JOIN = "+"
 """What stands between the names of the scans that a sample is made of, as in Mix3D."""
@@ -65,7 +66,7 @@ class MixTransform:
     """
 
     def __init__(self, p: float) -> None:
-        self.p = check_number(p, "p", 0, 1)
+        self.p = check_number("p", p, 0, 1)
         self.scanner = Scanner()
         self.ignore_index = -1
         self.source: ScanSource | None = None
@@ -115,22 +116,21 @@ class ClassChoice:
 
     Args:
         classes: a list of class indices or names; None for the data set's default.
-        owner: the transform, for messages.
 
     Raises:
         ConfigError: ``classes`` is no such list.
     """
 
-    def __init__(self, classes: Sequence[int | str] | None, owner: str) -> None:
-        self.classes, self.owner = classes, owner
+    def __init__(self, classes: Sequence[int | str] | None) -> None:
+        self.classes = classes
         self.ids: np.ndarray | None = None
         if classes is None:
             return
-        wrong = f"{owner}: classes must be a list of class names or of indices >= 0, got {classes!r}"
-        if isinstance(classes, str) or not isinstance(classes, Sequence) or len(classes) == 0:
-            raise ConfigError(wrong)
-        if not all(isinstance(c, str) or (isinstance(c, int) and not isinstance(c, bool) and c >= 0) for c in classes):
-            raise ConfigError(wrong)
+        listed = isinstance(classes, Sequence) and not isinstance(classes, str) and len(classes) > 0
+        if not listed or not all(
+            isinstance(c, str) or (isinstance(c, int) and not isinstance(c, bool) and c >= 0) for c in classes
+        ):
+            raise refused("classes", classes, "a list of class names or of indices, at least 0")
         if all(isinstance(c, int) for c in classes):
             self.ids = np.unique(np.array(classes, np.int64))
 
@@ -141,13 +141,15 @@ class ClassChoice:
             ConfigError: there is no such class, or none are given and the default is empty.
         """
         if self.classes is None and not default:
-            raise ConfigError(f"{self.owner} needs classes: the data set does not say which of its classes are objects")
+            raise refused(
+                "classes", None, "a list of them, as the data set does not say which of its classes are objects"
+            )
         ids = []
         for entry in default if self.classes is None else self.classes:
             if isinstance(entry, str) and entry not in names:
-                raise ConfigError(f"{self.owner}: there is no class {entry!r}: {did_you_mean(entry, names)}")
+                raise ConfigError(f"there is no class {entry!r}: {did_you_mean(entry, names)}", "classes")
             if isinstance(entry, int) and entry >= len(names):
-                raise ConfigError(f"{self.owner}: class indices lie in [0, {len(names) - 1}], got {entry}")
+                raise refused("classes", entry, f"class indices from 0 to {len(names) - 1}")
             ids.append(names.index(entry) if isinstance(entry, str) else entry)
         self.ids = np.unique(np.array(ids, np.int64))
 
@@ -158,7 +160,7 @@ class ClassChoice:
             ConfigError: the classes are not resolved: there is no data set.
         """
         if self.ids is None:
-            raise ConfigError(f"{self.owner}: without a data set, classes must be indices, got {self.classes!r}")
+            raise refused("classes", self.classes, "a list of indices, where there is no data set that has names")
         table = np.zeros(self.ids[-1] + 3, bool)
         table[self.ids + 1] = True
         # Row 0 is any negative label, the last row any class beyond the chosen ones.
@@ -269,15 +271,13 @@ class PolarMix(MixTransform):
         turns: Sequence[Sequence[float]] = ((0, 0), (0, 120), (120, 240)),
     ) -> None:
         super().__init__(p)
-        self.swap_ratio = check_number(swap_ratio, "swap_ratio", 0, 1)
-        self.rotate_paste_ratio = check_number(rotate_paste_ratio, "rotate_paste_ratio", 0, 1)
-        self.sector = check_range(sector, "sector")
-        for width in self.sector:
-            check_number(width, "sector", 0, 360)
-        self.classes = ClassChoice(classes, "PolarMix")
+        self.swap_ratio = check_number("swap_ratio", swap_ratio, 0, 1)
+        self.rotate_paste_ratio = check_number("rotate_paste_ratio", rotate_paste_ratio, 0, 1)
+        self.sector = check_range("sector", sector, 0, 360)
+        self.classes = ClassChoice(classes)
         if isinstance(turns, str) or not isinstance(turns, Sequence) or len(turns) == 0:
-            raise ConfigError(f"turns must be a list of pairs (low, high) of degrees, got {turns!r}")
-        self.turns = [check_range(turn, "each entry of turns") for turn in turns]
+            raise refused("turns", turns, "a list of pairs (low, high) of degrees")
+        self.turns = [check_range(f"turns.{i}", turn) for i, turn in enumerate(turns)]
 
     def bind(self, source: ScanSource, before: Callable[[Sample], Sample]) -> None:
         """See :meth:`MixTransform.bind`."""
@@ -326,17 +326,10 @@ class LaserMix(MixTransform):
         pitch_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__(p)
-        areas = [num_areas] if isinstance(num_areas, int) else num_areas
-        fits = not isinstance(areas, str) and isinstance(areas, Sequence) and len(areas) > 0
-        if not fits or not all(isinstance(n, int) and n >= 2 for n in areas):
-            raise ConfigError(f"num_areas must be a list of integers >= 2, got {num_areas!r}")
-        self.num_areas = tuple(areas)
-        self.pitch_range = None if pitch_range is None else check_range(pitch_range, "pitch_range")
-        if self.pitch_range is not None:
-            for pitch in self.pitch_range:
-                check_number(pitch, "pitch_range", -90, 90)
-            if self.pitch_range[0] == self.pitch_range[1]:
-                raise ConfigError(f"pitch_range must be (low, high) with low < high, got {pitch_range!r}")
+        self.num_areas = check_integers("num_areas", num_areas, low=2)
+        self.pitch_range = None if pitch_range is None else check_range("pitch_range", pitch_range, -90, 90)
+        if self.pitch_range is not None and self.pitch_range[0] == self.pitch_range[1]:
+            raise refused("pitch_range", pitch_range, "two numbers (low, high), low below high")
 
     def bind(self, source: ScanSource, before: Callable[[Sample], Sample]) -> None:
         """See :meth:`MixTransform.bind`."""
@@ -344,12 +337,12 @@ class LaserMix(MixTransform):
         if self.pitch_range is None:
             self.pitch_range = source.scanner.pitch_range
         if self.pitch_range is None:
-            raise ConfigError("LaserMix needs a pitch_range: the data set does not say that of its scanner")
+            raise refused("pitch_range", None, "two numbers, as the data set does not say that of its scanner")
 
     def mix(self, sample: Sample, partner: Sample) -> Sample:
         """See the class."""
         if self.pitch_range is None:
-            raise ConfigError("LaserMix needs a pitch_range where it has no data set")
+            raise refused("pitch_range", None, "two numbers, where there is no data set")
         low, high = self.pitch_range
         edges = np.linspace(low, high, self.num_areas[np.random.randint(len(self.num_areas))] + 1)[1:-1]
         first = np.random.random() < 0.5

@@ -11,14 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from pointcept.datasets.builder import TRANSFORMS
-from pointcept.utils.errors import ConfigError, DataError, did_you_mean
+from pointcept.utils.checks import check_choice, check_integer, check_number, check_numbers
+from pointcept.utils.errors import ConfigError, DataError
 
 from .points import (
     LABEL_KEYS,
     Sample,
     add_point_keys,
-    check_number,
-    check_numbers,
     check_resolution,
     child_generator,
     coord_of,
@@ -174,15 +173,13 @@ class GridSample:
         return_displacement: bool = False,
         project_displacement: bool = False,
     ) -> None:
-        sizes = check_numbers(grid_size if isinstance(grid_size, Sequence) else (grid_size,) * 3, "grid_size", 3)
-        for size in sizes:
-            check_number(size, "grid_size", 0, open_low=True)
-        if hash_type not in ("fnv", "ravel"):
-            raise ConfigError(f"GridSample: unknown hash_type: {did_you_mean(hash_type, ('fnv', 'ravel'))}")
-        if mode not in ("train", "test"):
-            raise ConfigError(f"GridSample: unknown mode: {did_you_mean(mode, ('train', 'test'))}")
+        if isinstance(grid_size, Sequence):
+            check_numbers("grid_size", grid_size, 3, 0, open_low=True)
+        else:
+            check_number("grid_size", grid_size, 0, open_low=True)
+        check_choice("hash_type", hash_type, ("fnv", "ravel"))
         self.grid_size = grid_size
-        self.mode = mode
+        self.mode = check_choice("mode", mode, ("train", "test"))
         self.keys = (keys,) if isinstance(keys, str) else tuple(keys or ())
         self.return_inverse = return_inverse
         self.return_grid_coord = return_grid_coord
@@ -258,13 +255,11 @@ class SphereCrop:
     MODES = ("random", "center", "all")
 
     def __init__(self, point_max: int = 80000, sample_rate: float | None = None, mode: str = "random") -> None:
-        if mode not in self.MODES:
-            raise ConfigError(f"SphereCrop: unknown mode: {did_you_mean(mode, self.MODES)}")
-        self.point_max = int(check_number(point_max, "point_max", 1))
+        self.point_max = check_integer("point_max", point_max, 1)
         self.sample_rate = (
-            None if sample_rate is None else check_number(sample_rate, "sample_rate", 0, 1, open_low=True)
+            None if sample_rate is None else check_number("sample_rate", sample_rate, 0, 1, open_low=True)
         )
-        self.mode = mode
+        self.mode = check_choice("mode", mode, self.MODES)
 
     def __call__(self, sample: Sample) -> Sample | list[Sample]:
         coord = coord_of(sample)
@@ -311,8 +306,8 @@ class RandomDropout:
     """
 
     def __init__(self, dropout_ratio: float = 0.2, dropout_application_ratio: float = 0.5) -> None:
-        self.dropout_ratio = check_number(dropout_ratio, "dropout_ratio", 0, 1)
-        self.p = check_number(dropout_application_ratio, "dropout_application_ratio", 0, 1)
+        self.dropout_ratio = check_number("dropout_ratio", dropout_ratio, 0, 1)
+        self.p = check_number("dropout_application_ratio", dropout_application_ratio, 0, 1)
 
     def __call__(self, sample: Sample) -> Sample:
         if np.random.random() >= self.p:

@@ -23,6 +23,7 @@ from pointcept.engines.deploy.folding import Target
 from pointcept.engines.deploy.network_graphed import GraphedSegmentor
 from pointcept.engines.deploy.network_ptv3 import DeployedPTv3
 from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.engines.preflight import check_prediction
 from pointcept.engines.scores import advice, check_scores, network_name
 from pointcept.models import build_inference_model
 from pointcept.models.point_transformer_v3 import PointTransformerV3
@@ -112,6 +113,7 @@ class InferenceEngine:
         weight = weight or cfg.weight
         if not weight:
             raise ConfigError("the inference engine needs weights: weight=PATH")
+        check_prediction(cfg, ["val"])
         backend.configure(cfg.backend)
         model = build_inference_model(cfg.model)
         load_weights(model, weight)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pointcept.datasets.builder import strength_range
 from pointcept.datasets.transform.points import RESOLUTION, check_resolution
 from pointcept.datasets.transform.sampling import MAX_VOXELS
 from pointcept.utils.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ class Preprocessing:
         grid_size: edge of a voxel [m], one number or one per axis.
         feat_keys: out of "coord" and "strength", the channels of ``feat``.
         clip: (6,) box that coordinates are clamped to first [m], or None.
+        strength_range: lowest and highest strength that points may have, see :class:`BaseDataset`; None for any.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Preprocessing:
         grid_size: float | Sequence[float],
         feat_keys: Sequence[str] = ("coord", "strength"),
         clip: Sequence[float] | None = None,
+        strength_range: tuple[float, float] | None = None,
     ) -> None:
         self.grid_size = (
             tuple(float(s) for s in grid_size) if isinstance(grid_size, Sequence) else (float(grid_size),) * 3
         )
         self.columns = [column for key in feat_keys for column in _COLUMNS[key]]
         self.clip = None if clip is None else tuple(float(c) for c in clip)
+        self.strength_range = strength_range if "strength" in feat_keys else None
 
     @classmethod
     def of_config(cls, cfg: Any) -> Preprocessing:
@@ -86,14 +90,15 @@ class Preprocessing:
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
         if not keys or not set(keys) <= set(_COLUMNS):
             raise ConfigError(f"inference engine: feat_keys={keys}; allowed are {' and '.join(_COLUMNS)}")
-        return cls(grid.get("grid_size", 0.05), keys, clip)
+        return cls(grid.get("grid_size", 0.05), keys, clip, strength_range(cfg.data.val))
 
     def __call__(self, points: Tensor) -> Voxels:
         """points (N, 4) x, y, z [m], strength -> the voxels.
 
         Raises:
-            DataError: another shape or dtype, no point, values that are not finite, points too far apart, or all of
-                them so far from the origin that float32 does not resolve an eighth of a voxel.
+            DataError: another shape or dtype, no point, values that are not finite or no strengths of the data set's,
+                points too far apart, or all of them so far from the origin that float32 does not resolve an eighth
+                of a voxel.
         """
         if points.dim() != 2 or points.shape[1] != 4 or len(points) == 0 or points.is_complex():
             raise DataError(f"points must be (N, 4): x, y, z [m], strength, N > 0; got {tuple(points.shape)}")
@@ -119,17 +124,27 @@ class Preprocessing:
         target = torch.where(first, rank, len(key))
         chosen = order.new_zeros(len(key) + 1).scatter_(0, target, order)
         finite = points.isfinite().all().double().view(1)
-        whole, total, *corners = torch.cat([finite, rank[-1:] + 1.0, shape, given]).tolist()
-        self._check(points, bool(whole), corners[:3], corners[3:])
+        strength = torch.stack(points[:, 3].aminmax()).double()
+        numbers = torch.cat([finite, rank[-1:] + 1.0, strength, shape, given]).tolist()
+        whole, total, lowest, highest, *corners = numbers
+        self._check(points, bool(whole), (lowest, highest), corners[:3], corners[3:])
         inverse = torch.empty_like(order).scatter_(0, order, rank)
         rows = chosen[: int(total)]
         values = torch.cat([coord, points[:, 3:]], 1)[:, self.columns]
         return Voxels(grid.index_select(0, rows), values.index_select(0, rows), inverse)
 
-    def _check(self, points: Tensor, finite: bool, extent: list[float], box: list[float]) -> None:
+    def _check(
+        self, points: Tensor, finite: bool, strength: tuple[float, float], extent: list[float], box: list[float]
+    ) -> None:
         if not finite:
             bad = int((~points.isfinite().all(1)).sum())
             raise DataError(f"{bad} of {len(points)} points have values that are not finite: leave them out")
+        allowed = self.strength_range
+        if allowed is not None and not (allowed[0] <= strength[0] and strength[1] <= allowed[1]):
+            raise DataError(
+                f"the strength of the points goes from {strength[0]:g} to {strength[1]:g}, expected {allowed[0]:g} to "
+                f"{allowed[1]:g}, as the data set of the config gives it: scale it"
+            )
         finest = min(RESOLUTION, min(self.grid_size) / 8)
         check_resolution(box[:3], box[3:], finest, "subtract the place of the sensor first, in float64")
         if max(extent) > MAX_VOXELS:

@@ -2,13 +2,16 @@
 
 A new hook is one class with ``@HOOKS.register_module()`` and the moments that it needs. Hooks talk
 through typed attributes of the trainer (``trainer.evaluation``, ``trainer.eta``), and their
-``phase`` says who comes first at one moment; their order in the config means nothing.
+``phase`` says who comes first at one moment; their order in the config means nothing. A constructor checks its
+arguments and does nothing else: it is called once more before the run, to find wrong values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pointcept.engines.step import StepResult
 
@@ -32,7 +35,13 @@ class HookBase:
     """A hook that does nothing; ``trainer`` is set before the first call."""
 
     phase: Phase = Phase.DEFAULT
+    needs: Mapping[Phase, str] = MappingProxyType({})
+    """Phases of which there has to be a hook too, and what for."""
     trainer: DefaultTrainer
+
+    def sections(self, cfg: Any) -> Sequence[str]:
+        """The sections of ``cfg.data`` that the hook will read itself; they are checked before the run."""
+        return ()
 
     def before_train(self) -> None:
         """Everything is built; nothing has been loaded or trained."""

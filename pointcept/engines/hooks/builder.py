@@ -20,4 +20,4 @@ def build_hooks(cfgs: Iterable[Mapping[str, Any]]) -> list[HookBase]:
     Raises:
         ConfigError: an unknown type or argument.
     """
-    return [HOOKS.build(cfg) for cfg in cfgs]
+    return [HOOKS.build(cfg, f"hooks.{i}") for i, cfg in enumerate(cfgs)]

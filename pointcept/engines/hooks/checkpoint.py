@@ -10,7 +10,7 @@ from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
 from pointcept.models import deployable
 from pointcept.utils import comm
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class CheckpointSaver(HookBase):
 
     def __init__(self, save_freq: int | None = None, save_iter: int | None = None) -> None:
         for name, value in (("save_freq", save_freq), ("save_iter", save_iter)):
-            if value is not None and value < 1:
-                raise ConfigError(f"CheckpointSaver: {name}={value}: expected a positive integer or None")
+            if value is not None:
+                check_integer(name, value, 1)
         self.save_freq = save_freq
         self.save_iter = save_iter
 

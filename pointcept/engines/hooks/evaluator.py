@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
 
+from pointcept.datasets import build_dataset
+from pointcept.engines.data import check_fit
 from pointcept.engines.evaluate import EvaluationResult, evaluate_quick
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.hooks.progress import describe
 from pointcept.engines.inference import Precision
 from pointcept.engines.scores import network_name
-from pointcept.engines.test import build_tester
+from pointcept.engines.test import build_tester, tested_section
 from pointcept.evaluation import Metrics, format_table
 from pointcept.models import deployable
 from pointcept.utils import comm, device
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_choice
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +40,7 @@ class SemSegEvaluator(HookBase):
     phase = Phase.EVALUATE
 
     def __init__(self, metric: str = "miou_present") -> None:
-        if metric not in MEANS:
-            raise ConfigError(f"SemSegEvaluator: metric={metric!r}: allowed are {', '.join(MEANS)}")
-        self.metric = metric
+        self.metric = check_choice("metric", metric, MEANS)
 
     def after_epoch(self) -> None:
         trainer = self.trainer
@@ -77,9 +80,19 @@ class PreciseEvaluator(HookBase):
     """
 
     phase = Phase.FINISH
+    needs = MappingProxyType({Phase.SAVE: "it tests the weights that CheckpointSaver has written"})
 
     def __init__(self, test_last: bool = False) -> None:
         self.test_last = test_last
+
+    def sections(self, cfg: Any) -> Sequence[str]:
+        return (tested_section(cfg),)
+
+    def before_train(self) -> None:
+        """Find out now, not after the training, whether the scans of the tester are there."""
+        cfg = self.trainer.cfg
+        place = f"data.{tested_section(cfg)}"
+        check_fit(cfg, deployable(self.trainer.network), build_dataset(cfg.data[tested_section(cfg)], place), place)
 
     def after_train(self) -> None:
         trainer = self.trainer

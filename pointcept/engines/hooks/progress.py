@@ -11,7 +11,7 @@ from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
 from pointcept.utils import device
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class IterationTimer(HookBase):
     phase = Phase.MEASURE
 
     def __init__(self, warmup_iter: int = 1) -> None:
-        self.warmup_iter = warmup_iter
+        self.warmup_iter = check_integer("warmup_iter", warmup_iter, 0)
 
     def before_train(self) -> None:
         self._seen = 0
@@ -101,9 +101,7 @@ class InformationWriter(HookBase):
     phase = Phase.LOG
 
     def __init__(self, log_freq: int | None = None) -> None:
-        if log_freq is not None and log_freq < 1:
-            raise ConfigError(f"InformationWriter: log_freq={log_freq}: expected a positive integer or None")
-        self.log_freq = log_freq
+        self.log_freq = None if log_freq is None else check_integer("log_freq", log_freq, 1)
 
     def before_train(self) -> None:
         self._every = self.log_freq or self.trainer.cfg.log_freq

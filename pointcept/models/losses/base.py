@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pointcept.utils.checks import check_integer, check_number
+
 
 class SegmentationLoss(nn.Module):
     """A loss of logits (N, K) and targets (N,); subclasses write :meth:`compute`.
@@ -13,14 +15,17 @@ class SegmentationLoss(nn.Module):
     are ignored, the loss is 0 and so is its gradient. Nothing waits for the GPU.
 
     Args:
-        loss_weight: factor of the loss.
-        ignore_index: target of the points that do not count.
+        loss_weight: factor of the loss, at least 0.
+        ignore_index: target of the points that do not count; that of the data set.
+
+    Raises:
+        ConfigError: an argument is out of its range.
     """
 
     def __init__(self, loss_weight: float = 1.0, ignore_index: int = -1) -> None:
         super().__init__()
-        self.loss_weight = float(loss_weight)
-        self.ignore_index = int(ignore_index)
+        self.loss_weight = check_number("loss_weight", loss_weight, 0)
+        self.ignore_index = check_integer("ignore_index", ignore_index)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return ``loss_weight`` times the loss, a scalar.
@@ -35,11 +40,18 @@ class SegmentationLoss(nn.Module):
         check_shapes(pred, target)
         target = target.long()
         valid = target != self.ignore_index
-        check_range(target, valid, self.num_classes(pred), self.ignore_index)
+        check_targets(target, valid, self.num_classes(pred), self.ignore_index)
         if pred.dtype in (torch.float16, torch.bfloat16):
             pred = pred.float()
         # Any class will do for an ignored point, because every term of it is masked.
         return self.loss_weight * self.compute(pred, torch.where(valid, target, 0), valid)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Learn how many classes the network tells apart, before the first step.
+
+        Raises:
+            ConfigError: an argument does not suit that number.
+        """
 
     def num_classes(self, pred: Tensor) -> int:
         """How many classes logits of this shape tell apart."""
@@ -70,7 +82,7 @@ def check_shapes(pred: Tensor, target: Tensor) -> None:
         raise ValueError(f"a loss takes floating-point pred and integer target, got {pred.dtype} and {target.dtype}")
 
 
-def check_range(target: Tensor, valid: Tensor, num_classes: int, ignore_index: int) -> None:
+def check_targets(target: Tensor, valid: Tensor, num_classes: int, ignore_index: int) -> None:
     """Check the values of a CPU tensor; on a GPU looking at them would stop the pipeline.
 
     Raises:

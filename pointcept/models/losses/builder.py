@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, inside
 from pointcept.utils.registry import Registry
 
 # forward(pred (N, K) logits, target (N,)) -> scalar
@@ -49,20 +49,24 @@ class Criteria(nn.Module):
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
 
 
-def build_criteria(cfg: Sequence[Mapping[str, Any]]) -> Criteria:
+def build_criteria(cfg: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> Criteria:
     """Build the losses of ``criteria=[dict(type="CrossEntropyLoss"), dict(type="LovaszLoss")]``.
 
     Args:
         cfg: one dict per loss. A type that comes twice is named ``Type_2``, and so on.
+        num_classes: K of the network; a loss with a method ``check_classes`` is asked whether it suits that.
 
     Raises:
-        ConfigError: no loss at all, or a dict that the registry of losses refuses.
+        ConfigError: no loss at all, a dict that the registry of losses refuses, or a loss for other classes.
     """
     if isinstance(cfg, Mapping) or not cfg:
-        raise ConfigError(f"criteria: got {cfg!r}, allowed: a list of one or more dict(type=...)")
+        raise ConfigError(f"got {cfg!r}, allowed: a list of one or more dict(type=...)", "criteria")
     losses: dict[str, nn.Module] = {}
     for i, entry in enumerate(cfg):
-        LOSSES.check(entry, where=f"criteria.{i}")
+        loss = LOSSES.build(entry, f"criteria.{i}")
+        if num_classes is not None and hasattr(loss, "check_classes"):
+            with inside(f"criteria.{i}"):
+                loss.check_classes(num_classes)
         count = 1 + sum(e["type"] == entry["type"] for e in cfg[:i])
-        losses[entry["type"] if count == 1 else f"{entry['type']}_{count}"] = LOSSES.build(entry)
+        losses[entry["type"] if count == 1 else f"{entry['type']}_{count}"] = loss
     return Criteria(losses)

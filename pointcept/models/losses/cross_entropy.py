@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pointcept.models.losses.base import SegmentationLoss, masked_mean
 from pointcept.models.losses.builder import LOSSES
+from pointcept.utils.checks import check_number, check_numbers, refused
+from pointcept.utils.errors import ConfigError
 
 
 @LOSSES.register_module()
@@ -17,7 +19,7 @@ class CrossEntropyLoss(SegmentationLoss):
     """Mean of -log softmax(pred)[target], as ``torch.nn.CrossEntropyLoss`` has it.
 
     Args:
-        weight: factor of each class, length K; the mean is then weighted by it.
+        weight: factor of each class, K numbers of at least 0, not all 0; the mean is then weighted by it.
         label_smoothing: probability mass spread evenly over all K classes, in [0, 1].
         loss_weight: factor of the loss.
         ignore_index: target of the points that do not count.
@@ -33,18 +35,22 @@ class CrossEntropyLoss(SegmentationLoss):
         ignore_index: int = -1,
     ) -> None:
         super().__init__(loss_weight, ignore_index)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing: got {label_smoothing}, allowed: 0 to 1")
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, 0, 1)
+        weights = None if weight is None else check_numbers("weight", weight, low=0)
+        if weights is not None and not any(weights):
+            raise refused("weight", weight, "weights of classes, not all 0")
         # Not persistent: checkpoints of Pointcept have no such entry.
-        self.register_buffer("weight", None if weight is None else torch.tensor(list(weight)), persistent=False)
+        self.register_buffer("weight", None if weights is None else torch.tensor(weights), persistent=False)
+
+    def check_classes(self, num_classes: int) -> None:
+        if self.weight is not None and len(self.weight) != num_classes:
+            raise ConfigError(
+                f"got {len(self.weight)} class weights, allowed: one for each of the {num_classes} classes", "weight"
+            )
 
     def compute(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        self.check_classes(pred.shape[1])
         weight = None if self.weight is None else self.weight.to(pred)
-        if weight is not None and len(weight) != pred.shape[1]:
-            raise ValueError(
-                f"weight: got {len(weight)} class weights, allowed: one for each of {pred.shape[1]} classes"
-            )
         # A sum divided by hand: torch's own mean is NaN when every point is ignored.
         total = F.cross_entropy(
             pred,
@@ -73,9 +79,7 @@ class SmoothCELoss(SegmentationLoss):
 
     def __init__(self, smoothing_ratio: float = 0.1, loss_weight: float = 1.0, ignore_index: int = -1) -> None:
         super().__init__(loss_weight, ignore_index)
-        if not 0 <= smoothing_ratio <= 1:
-            raise ValueError(f"smoothing_ratio: got {smoothing_ratio}, allowed: 0 to 1")
-        self.smoothing_ratio = float(smoothing_ratio)
+        self.smoothing_ratio = check_number("smoothing_ratio", smoothing_ratio, 0, 1)
 
     def compute(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         log_prob = F.log_softmax(pred, dim=1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pointcept.models.losses.base import SegmentationLoss
 from pointcept.models.losses.builder import LOSSES
+from pointcept.utils.checks import check_number
 
 
 @LOSSES.register_module()
@@ -26,9 +27,8 @@ class DiceLoss(SegmentationLoss):
         self, smooth: float = 1.0, exponent: float = 2.0, loss_weight: float = 1.0, ignore_index: int = -1
     ) -> None:
         super().__init__(loss_weight, ignore_index)
-        if smooth <= 0 or exponent < 1:
-            raise ValueError(f"got smooth {smooth} and exponent {exponent}, allowed: above 0 and at least 1")
-        self.smooth, self.exponent = float(smooth), float(exponent)
+        self.smooth = check_number("smooth", smooth, 0, open_low=True)
+        self.exponent = check_number("exponent", exponent, 1)
 
     def compute(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         mask = valid[:, None]

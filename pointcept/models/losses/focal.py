@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pointcept.models.losses.base import SegmentationLoss, masked_mean
 from pointcept.models.losses.builder import LOSSES
+from pointcept.utils.checks import check_number, check_numbers
+from pointcept.utils.errors import ConfigError
 
 
 @LOSSES.register_module()
@@ -37,15 +39,19 @@ class FocalLoss(SegmentationLoss):
         ignore_index: int = -1,
     ) -> None:
         super().__init__(loss_weight, ignore_index)
-        alphas = [alpha] if isinstance(alpha, (int, float)) else list(alpha)
-        if gamma < 0 or not alphas or not all(0 <= a <= 1 for a in alphas):
-            raise ValueError(f"got gamma {gamma} and alpha {alpha}, allowed: gamma at least 0, alpha from 0 to 1")
-        self.gamma = float(gamma)
+        one = isinstance(alpha, (int, float))
+        alphas = (check_number("alpha", alpha, 0, 1),) if one else check_numbers("alpha", alpha, low=0, high=1)
+        self.gamma = check_number("gamma", gamma, 0)
         self.register_buffer("alpha", torch.tensor(alphas, dtype=torch.float64), persistent=False)
 
+    def check_classes(self, num_classes: int) -> None:
+        if len(self.alpha) not in (1, num_classes):
+            raise ConfigError(
+                f"got {len(self.alpha)} values, allowed: one, or one for each of the {num_classes} classes", "alpha"
+            )
+
     def compute(self, pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        if len(self.alpha) not in (1, pred.shape[1]):
-            raise ValueError(f"alpha: got {len(self.alpha)} values, allowed: 1 or {pred.shape[1]}, one for each class")
+        self.check_classes(pred.shape[1])
         alpha = self.alpha.to(pred)
         positive = target[:, None] == torch.arange(pred.shape[1], device=pred.device)
         signed = torch.where(positive, pred, -pred)

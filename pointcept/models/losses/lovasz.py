@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pointcept.models.losses.base import SegmentationLoss
 from pointcept.models.losses.builder import LOSSES
+from pointcept.utils.checks import check_choice, check_integers, refused
+from pointcept.utils.errors import ConfigError
 
 _SORTED_AT_ONCE = 1 << 21  # errors
 
@@ -79,12 +81,18 @@ class LovaszLoss(SegmentationLoss):
         ignore_index: int = -1,
     ) -> None:
         super().__init__(loss_weight, ignore_index)
-        if mode not in ("multiclass", "binary"):
-            raise ValueError(f"mode: got {mode!r}, allowed: 'multiclass' or 'binary'")
-        if class_seen is not None and (mode == "binary" or not class_seen or min(class_seen) < 0):
-            raise ValueError(f"class_seen: got {class_seen} in mode {mode!r}, allowed: classes from 0, in 'multiclass'")
-        self.mode = mode
-        self.register_buffer("seen", None if class_seen is None else torch.tensor(list(class_seen)), persistent=False)
+        self.mode = check_choice("mode", mode, ("multiclass", "binary"))
+        if class_seen is not None and mode == "binary":
+            raise refused("class_seen", class_seen, "None in mode 'binary'")
+        seen = None if class_seen is None else torch.tensor(check_integers("class_seen", class_seen, low=0))
+        self.register_buffer("seen", seen, persistent=False)
+        self._highest = max(class_seen) if class_seen is not None else 0
+
+    def check_classes(self, num_classes: int) -> None:
+        if self.mode == "binary" and num_classes != 1:
+            raise ConfigError(f"got 'binary' for {num_classes} classes, allowed: 'multiclass', or one logit", "mode")
+        if self._highest >= num_classes:
+            raise ConfigError(f"got class {self._highest}, allowed: 0 to {num_classes - 1}", "class_seen")
 
     def num_classes(self, pred: Tensor) -> int:
         if self.mode == "multiclass":

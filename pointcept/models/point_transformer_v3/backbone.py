@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
+from pointcept.models.modules import check_strides
 from pointcept.models.point_transformer_v3.layers import (
     Block,
     BlockOptions,
@@ -18,7 +19,8 @@ from pointcept.models.point_transformer_v3.layers import (
 )
 from pointcept.ops.api import ORDERS
 from pointcept.structures import GridPyramid, VoxelGrid
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.checks import check_choice, check_integer, check_integers, check_number, refused
+from pointcept.utils.errors import ConfigError
 
 _TRAINED_WITH = {
     "residual": "for weights trained here or with Pointcept since 1.5.2",
@@ -49,6 +51,12 @@ class Stage(nn.Module):
     def blocks(self) -> list[Block]:
         """The blocks in order."""
         return [self.get_submodule(f"block{i}") for i in range(self.depth)]  # type: ignore[misc]
+
+
+def _check_numbers(in_channels: int, drop_path: float, bn_momentum: float) -> None:
+    check_integer("in_channels", in_channels, 1)
+    check_number("drop_path", drop_path, 0, 1, open_high=True)
+    check_number("bn_momentum", bn_momentum, 0, 1, open_low=True)
 
 
 def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
@@ -118,7 +126,8 @@ class PointTransformerV3(nn.Module):
             accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
 
     Raises:
-        ConfigError: stages of different number, channels that heads do not divide, unsupported options.
+        ConfigError: a value out of its range, stages of different number, channels that heads do not divide,
+            unsupported options.
     """
 
     def __init__(
@@ -163,8 +172,9 @@ class PointTransformerV3(nn.Module):
                 raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
         if enable_rpe and enable_flash:
             raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
+        _check_numbers(in_channels, drop_path, bn_momentum)
         self.orders = (order,) if isinstance(order, str) else tuple(order)
-        self.strides = tuple(stride)
+        self.strides = check_strides("stride", stride)
         self.shuffle_orders = shuffle_orders
         self._uncapturable = "recompute='block'" if recompute == "block" else "enable_rpe" if enable_rpe else None
         self.in_channels, self.out_channels = in_channels, dec_channels[0]
@@ -187,13 +197,15 @@ class PointTransformerV3(nn.Module):
             names = [f"{side}_{part}" for part in ("depths", "channels", "num_head", "patch_size")]
             for name, value in zip(names, values, strict=True):
                 if len(value) != wanted:
-                    raise ConfigError(f"PT-v3m1: {name} needs {wanted} values for stride {self.strides}, got {value}")
+                    raise refused(name, value, f"{wanted} values, for stride {self.strides}")
+                check_integers(name, value, low=0 if name.endswith("depths") else 1)
             for channels, heads in zip(values[1], values[2], strict=True):
                 if channels % heads:
-                    raise ConfigError(f"PT-v3m1: {heads} heads do not divide {channels} {side} channels")
+                    raise ConfigError(f"got {heads} heads, which do not divide {channels} channels", f"{side}_num_head")
+        if not self.orders:
+            raise refused("order", self.orders, "one or more serialization orders")
         for name in self.orders:
-            if name not in ORDERS:
-                raise ConfigError(f"PT-v3m1: unknown order {name!r}: {did_you_mean(name, ORDERS)}")
+            check_choice("order", name, ORDERS)
 
     def build_pyramid(self, grid_coord: Tensor, offset: Tensor) -> GridPyramid:
         """The grids that this backbone computes on; see :class:`GridPyramid`."""

@@ -14,7 +14,7 @@ from pointcept.models.modules import BatchNorm, DropPath, Linear, SubmanifoldCon
 from pointcept.models.point_transformer_v3.recompute import Recipe, Recomputation
 from pointcept.ops import api as ops
 from pointcept.structures import Pooling, VoxelGrid
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.checks import check_choice, check_number
 
 RECOMPUTE = ("mlp", "linear", "block")
 CPE_INPUTS = ("residual", "mlp_branch")
@@ -25,8 +25,8 @@ class BlockOptions:
     """What all blocks of a network have in common; their meaning is documented at the backbone.
 
     Raises:
-        ConfigError: another ``recompute`` than None and those in ``RECOMPUTE``, another ``cpe_input`` than those in
-            ``CPE_INPUTS``, or a ``qk_scale`` that is not positive.
+        ConfigError: a value is out of its range, ``recompute`` is neither None nor in ``RECOMPUTE``, or ``cpe_input``
+            is not in ``CPE_INPUTS``.
     """
 
     mlp_ratio: float
@@ -41,16 +41,14 @@ class BlockOptions:
     cpe_input: str
 
     def __post_init__(self) -> None:
-        if self.qk_scale is not None and self.qk_scale <= 0:
-            raise ConfigError(
-                f"PT-v3m1: qk_scale={self.qk_scale}: allowed are positive numbers, and None for d ** -0.5"
-            )
-        if self.recompute is not None and self.recompute not in RECOMPUTE:
-            raise ConfigError(
-                f"PT-v3m1: recompute={self.recompute!r} (or None): {did_you_mean(self.recompute, RECOMPUTE)}"
-            )
-        if self.cpe_input not in CPE_INPUTS:
-            raise ConfigError(f"PT-v3m1: cpe_input={self.cpe_input!r}: {did_you_mean(self.cpe_input, CPE_INPUTS)}")
+        check_number("mlp_ratio", self.mlp_ratio, 0, open_low=True)
+        check_number("attn_drop", self.attn_drop, 0, 1, open_high=True)
+        check_number("proj_drop", self.proj_drop, 0, 1, open_high=True)
+        if self.qk_scale is not None:
+            check_number("qk_scale", self.qk_scale, 0, open_low=True)
+        if self.recompute is not None:
+            check_choice("recompute", self.recompute, RECOMPUTE)
+        check_choice("cpe_input", self.cpe_input, CPE_INPUTS)
 
 
 class RelativePositionBias(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pointcept.models.builder import MODELS
 from pointcept.models.modules import BatchNorm, InverseConv, StridedConv, SubmanifoldConv, activation_name, norm_act
 from pointcept.structures import GridPyramid, VoxelGrid
+from pointcept.utils.checks import check_integer, check_integers, refused
 from pointcept.utils.errors import ConfigError
 
 
@@ -89,10 +90,13 @@ class SpUNet(nn.Module):
         super().__init__()
         if cls_mode:
             raise ConfigError("SpUNet-v1m1: cls_mode=True is not supported; set it to False")
+        check_integer("in_channels", in_channels, 1)
+        check_integer("num_classes", num_classes, 0)
+        check_integer("base_channels", base_channels, 1)
+        check_integers("channels", channels, low=1)
+        check_integers("layers", layers, low=0)
         if len(channels) != len(layers) or len(channels) % 2:
-            raise ConfigError(
-                f"SpUNet-v1m1: channels and layers need the same even number of values, got {channels} and {layers}"
-            )
+            raise refused("channels", channels, f"an even number of values, as many as layers={layers}")
         stages = len(layers) // 2
         self.orders, self.strides = ("z",), (2,) * stages
         self.in_channels, self.out_channels, self.num_classes = in_channels, channels[-1], num_classes

@@ -35,7 +35,7 @@ def tiny_root(tmp_path: Path) -> Path:
         folder = tmp_path / "dataset" / "sequences" / sequence
         (folder / "velodyne").mkdir(parents=True)
         for frame in range(frames):
-            points = rng.uniform(-20, 20, (200, 4)).astype(np.float32)
+            points = rng.uniform((-20, -20, -20, 0), (20, 20, 20, 1), (200, 4)).astype(np.float32)
             points.tofile(folder / "velodyne" / f"{frame:06d}.bin")
             if sequence != "11":
                 (folder / "labels").mkdir(exist_ok=True)

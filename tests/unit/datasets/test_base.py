@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pointcept.datasets import DATASETS, BaseDataset, Draw, build_dataset, collate_fn, point_collate_fn
+from pointcept.datasets.arguments import check_dataset
 from pointcept.utils.errors import ConfigError, DataError
 
 TRAIN = [
@@ -212,10 +213,10 @@ def test_origin_without_inverse():
     ("arguments", "message"),
     [
         ({"split": "vall"}, "no split 'vall': did you mean 'val'"),
-        ({"loop": 0}, "loop must be an integer >= 1"),
-        ({"loop": 1.5}, "loop must be an integer >= 1"),
-        ({"loop": 2, "test_mode": True, "test_cfg": views_config()}, "loop must be"),
-        ({"ignore_index": 2}, "ignore_index must be a negative integer"),
+        ({"loop": 0}, "loop: got .*an integer at least 1"),
+        ({"loop": 1.5}, "loop: got .*an integer at least 1"),
+        ({"loop": 2, "test_mode": True, "test_cfg": views_config()}, "loop: got 2, allowed: 1 with test_mode"),
+        ({"ignore_index": 2}, "ignore_index: got 2, allowed: an integer at most -1"),
         ({"nonfinite": "skip"}, "Allowed: drop, raise"),
         ({"test_mode": True}, "test_cfg goes with test_mode=True"),
         ({"test_cfg": views_config()}, "test_cfg goes with test_mode=True"),
@@ -227,14 +228,56 @@ def test_origin_without_inverse():
         ({"test_mode": True, "test_cfg": views_config(crop={"type": "SphereCrop"})}, "SphereCrop with mode='all'"),
         (
             {"test_mode": True, "test_cfg": views_config(aug_transform=[[{"type": "Scale"}]])},
-            r"aug_transform\[0\]\[0\]",
+            r"test_cfg\.aug_transform\.0\.0: ",
         ),
-        ({"transform": [{"type": "Nothing"}]}, r"transform\[0\]"),
+        ({"transform": [{"type": "Nothing"}]}, r"transform\.0: "),
     ],
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Cloud(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segment": np.array([0, 40, 40])}, r"cloud0: segment has the label 40 \(2 points\), .* classes 0 to 2 or -1"),
+        ({"segment": np.array([0, -2, 1])}, r"cloud0: segment has the label -2 \(1 points\)"),
+        ({"segment": np.zeros(3)}, "cloud0: segment is float64, expected integers"),
+        ({"strength": np.full((3, 1), 200.0)}, "cloud0: .*OddCloud its strength goes from 200 to 200, expected 0 to 1"),
+        ({"strength": np.full((3, 1), np.nan)}, "cloud0: .* expected 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_a_scan_outside_its_ranges_is_refused(changes, message, test_mode):
+    class OddCloud(Cloud):
+        STRENGTH_RANGE = (0.0, 1.0)
+
+        def get_data(self, idx):
+            return {"coord": np.zeros((3, 3), np.float32), "name": "odd", **changes}
+
+    with pytest.raises(DataError, match=message):
+        OddCloud(test_mode=test_mode, test_cfg=views_config() if test_mode else None)[0]
+
+
+def test_arguments_are_checked_without_scans(monkeypatch):
+    class ReadsItsScans(Cloud):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.first = self.data_list[0]
+
+    monkeypatch.setitem(DATASETS._entries, "CloudOfTests", ReadsItsScans)
+    assert check_dataset({"type": "CloudOfTests"}, "data.train") is None  # it cannot say anything
+    with pytest.raises(ConfigError, match=r"data\.train\.loop: got 0"):
+        check_dataset({"type": "CloudOfTests", "loop": 0}, "data.train")
+    assert len(ReadsItsScans()) == 3
+    missing = {"type": "SemanticKITTIDataset", "data_root": "/nowhere", "ignore_index": -5}
+    both = {"type": "ConcatDataset", "datasets": [missing, missing]}
+    for cfg in (missing, both):
+        found = check_dataset(cfg, "data.train")
+        assert (found.num_classes, found.ignore_index, len(found)) == (19, -5, 0)
+    with pytest.raises(DataError, match="no folder"):
+        build_dataset(missing)  # with its scans again
 
 
 @pytest.mark.parametrize("changes", [{}, {"crop": {"type": "SphereCrop", "mode": "all"}}])

@@ -160,7 +160,9 @@ def scan_root(tmp_path: Path) -> Path:
     (folder / "velodyne").mkdir(parents=True)
     (folder / "labels").mkdir()
     rng = np.random.default_rng(0)
-    rng.uniform(-20, 20, (20_000, 4)).astype(np.float32).tofile(folder / "velodyne" / "000000.bin")
+    rng.uniform((-20, -20, -20, 0), (20, 20, 20, 1), (20_000, 4)).astype(np.float32).tofile(
+        folder / "velodyne" / "000000.bin"
+    )
     np.full(20_000, 10, np.uint32).tofile(folder / "labels" / "000000.label")
     return tmp_path
 

@@ -109,8 +109,8 @@ def test_absolute_roots_stay_where_they_are(tiny_root: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": []}, "needs data sets"),
-        ({"loop": 0}, "loop >= 1"),
+        ({"datasets": []}, "datasets: got"),
+        ({"loop": 0}, "loop: got 0, allowed: an integer at least 1"),
         ({"datasets": [{"type": "SemanticKITTIDataset"}]}, "needs its data_root"),
         ({"datasets": [kitti(), kitti(ignore_index=-100)]}, "different ignore_index: -1 .* -100"),
         ({"label_space": "drivng"}, "no label space 'drivng': did you mean 'driving'"),

@@ -14,13 +14,17 @@ import torch
 from fakes import make_config
 from runs import Recorder, make_trainer, run, same_weights
 
+from pointcept.datasets import DATASETS
 from pointcept.datasets.base import seed_all
 from pointcept.engines.data import train_loader
-from pointcept.engines.hooks import HookBase, Phase
+from pointcept.engines.defaults import train_main
+from pointcept.engines.hooks import HOOKS, HookBase, Phase
 from pointcept.engines.step import StepResult
+from pointcept.engines.test import build_tester
 from pointcept.engines.train import DefaultTrainer
+from pointcept.models import MODELS
 from pointcept.utils.checkpoint import read_checkpoint
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 
 
 def test_accumulation_equals_a_large_batch(tmp_path: Path) -> None:
@@ -313,3 +317,68 @@ def test_a_data_set_that_cannot_be_pickled_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fakes.FakeDataset, "__init__", broken)
     with pytest.raises(ConfigError, match=r"FakeDataset cannot be sent to loading processes .* or set num_worker=0"):
         run(make_config(tmp_path, num_worker=1))
+
+
+# --- what is found before the run ---
+
+
+def wrong_labels(cls: type) -> type:
+    """The data set with one label that is no class."""
+
+    class WrongLabels(cls):  # type: ignore[misc, valid-type]
+        def __getitem__(self, draw: Any) -> dict[str, Any]:
+            sample: dict[str, Any] = super().__getitem__(draw)
+            sample["segment"][3] = 7
+            return sample
+
+    return WrongLabels
+
+
+@pytest.mark.parametrize("job", ["train", "val", "test"])
+def test_a_label_that_is_no_class_of_a_data_set_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    monkeypatch.setitem(DATASETS._entries, "WrongLabels", wrong_labels(DATASETS.get("FakeDataset")))  # type: ignore[arg-type]
+    cfg = make_config(tmp_path)
+    cfg.data[job].type = "WrongLabels"
+    words = r"sample \d \(scan\d\), seed \d+: segment has the label 7 \(1 points\), expected classes 0 to 2 or -1"
+    go = build_tester(cfg, model=MODELS.build(cfg.model)).test if job == "test" else make_trainer(cfg).train
+    with pytest.raises(DataError, match=words):
+        go()
+
+
+def test_scans_of_the_last_test_are_looked_for_before_the_training(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    cfg.hooks = [*cfg.hooks, {"type": "PreciseEvaluator"}]
+    cfg.data.test = {"type": "SemanticKITTIDataset", "data_root": str(tmp_path / "nowhere")}
+    recorder = Recorder()
+    with pytest.raises(DataError, match="no folder"):
+        run(cfg, recorder)
+    assert not recorder.losses
+
+
+class Broken(HookBase):
+    """A hook of a user that converts its argument."""
+
+    def __init__(self, every: str = "often") -> None:
+        self.every = int(every)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hooks": [{"type": "Broken"}]}, r"hooks\.0: Broken cannot be built: ValueError: invalid literal"),
+        ({"hooks": [{"type": "PreciseEvaluator"}]}, r"hooks\.0: PreciseEvaluator needs a hook of the phase SAVE"),
+        ({"hooks": [], "weight": "a.pth"}, "hooks: weight or resume is set"),
+        ({"optimizer": None}, "training needs the config keys"),
+        ({"train": {"type": "DefaultTrainer", "max_iter": 2}}, "max_iter=2 is less than eval_epoch=3"),
+        ({"optimizer": {"type": "AdamW", "lr": -1}}, r"optimizer\.lr: got -1"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setitem(HOOKS._entries, "Broken", Broken)
+    with pytest.raises(ConfigError, match=words):
+        train_main(make_config(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()

@@ -46,7 +46,7 @@ def _formula(block: Block, x: torch.Tensor, level, position: torch.Tensor) -> tu
 
 @pytest.mark.parametrize("scale", [0, -0.25])
 def test_scores_are_not_multiplied_by_zero_or_less(scale):
-    with pytest.raises(ConfigError, match=f"qk_scale={scale}: allowed are positive numbers"):
+    with pytest.raises(ConfigError, match=f"qk_scale: got {scale}, allowed: a finite number above 0"):
         _block(qk_scale=scale)
 
 

@@ -465,5 +465,5 @@ def test_kld_stays_finite_for_extreme_logits():
 
 
 def test_temperature_must_be_positive():
-    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+    with pytest.raises(ValueError, match="temperature: got 0, allowed: a finite number above 0"):
         KLDLoss(temperature=0)

@@ -160,15 +160,21 @@ def test_wrong_configs_are_explained(small_segmentor, small_unet, batch):
     backbone = small_segmentor["backbone"]
     expect("did you mean 'PT-v3m1'", {**small_segmentor, "backbone": {**backbone, "type": "PT-v3"}})
     expect("did you mean 'enc_depths'", {**small_segmentor, "backbone": {**backbone, "enc_depth": (1, 1)}})
-    expect("enc_channels needs 2 values", {**small_segmentor, "backbone": {**backbone, "enc_channels": (16,)}})
-    expect("3 heads do not divide 16", {**small_segmentor, "backbone": {**backbone, "enc_num_head": (3, 2)}})
+    expect(
+        r"model.backbone.enc_channels: got \(16,\), allowed: 2 values",
+        {**small_segmentor, "backbone": {**backbone, "enc_channels": (16,)}},
+    )
+    expect(
+        "enc_num_head: got 3 heads, which do not divide 16",
+        {**small_segmentor, "backbone": {**backbone, "enc_num_head": (3, 2)}},
+    )
     expect("did you mean 'hilbert'", {**small_segmentor, "backbone": {**backbone, "order": ("hilber",)}})
     expect("enable_flash=False", {**small_segmentor, "backbone": {**backbone, "enable_rpe": True}})
     expect("pdnorm_bn=True", {**small_segmentor, "backbone": {**backbone, "pdnorm_bn": True}})
     expect("returns 16 channels", {**small_segmentor, "backbone_out_channels": 32})
     expect("in_channels=6", {**small_segmentor, "backbone": {**backbone, "in_channels": 6}})
     expect("use DefaultSegmentorV2", {"type": "DefaultSegmentor", "backbone": backbone})
-    expect("same even number", {**small_unet, "backbone": {**small_unet["backbone"], "layers": (1, 1, 1)}})
+    expect("channels: got .*even number", {**small_unet, "backbone": {**small_unet["backbone"], "layers": (1, 1, 1)}})
 
 
 def test_training_without_labels_is_explained(config, batch):

@@ -41,8 +41,8 @@ def test_a_parameter_is_in_the_first_group_that_names_it(model: nn.Module) -> No
     [
         ([{"keyword": "blok"}], "'blok' matches no trainable parameter.*named like stem.weight"),
         ([{"keyword": "block"}, {"keyword": "block0"}], "'block0' matches no"),
-        ([{"lr": 0.1}], "needs 'keyword'"),
-        ([{"keyword": "block", "lrs": 0.1}], r"param_dicts\[0\]"),
+        ([{"lr": 0.1}], r"param_dicts\.0: got .*keyword=\.\.\."),
+        ([{"keyword": "block", "lrs": 0.1}], r"param_dicts\.0: takes no 'lrs': did you mean 'lr'"),
     ],
 )
 def test_bad_groups_are_named(model: nn.Module, dicts: list[dict[str, Any]], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +10,10 @@ from typing import Any, Literal
 import pytest
 
 from pointcept.utils import registry as registry_module
+from pointcept.utils.checks import check_number
 from pointcept.utils.config import Config, parse_options, validate_config
 from pointcept.utils.config_validation import fits
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 from pointcept.utils.registry import Registry, registries
 
 
@@ -169,9 +171,62 @@ def test_unresolvable_annotations_judge_nothing(config: Any) -> None:
         ([], dict, False),
         ("a", Literal["a", "b"], True),
         ("c", Literal["a", "b"], False),
-        (object(), Path, True),
+        ("data", Path, True),
+        (3, Path, False),
+        (float("nan"), float, False),
+        ([1.0, float("inf")], Sequence[float], False),
         ("x", Any, True),
     ],
 )
 def test_fits(value: Any, hint: Any, expected: bool) -> None:
     assert fits(value, hint) is expected
+
+
+# --- what a constructor refuses ---
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (2, r"model\.inner\.p: got 2, allowed: a finite number at least 0 and at most 1"),
+        ("type", r"model\.inner: Inner cannot be built: TypeError: no"),
+        ("value", r"model\.inner: Inner cannot be built: ValueError: no"),
+        ("division", r"model\.inner: Inner cannot be built: ZeroDivisionError"),
+    ],
+)
+def test_the_place_of_what_a_constructor_refuses(value: Any, message: str) -> None:
+    things = Registry("things")
+
+    @things.register_module()
+    class Inner:
+        def __init__(self, p: Any) -> None:
+            if p == "type":
+                raise TypeError("no")
+            if p == "value":
+                raise ValueError("no")
+            if p == "division":
+                self.p = 1 / (len(p) - 8)
+            self.p = check_number("p", p, 0, 1)
+
+    @things.register_module()
+    class Outer:
+        def __init__(self, inner: Any) -> None:
+            self.inner = things.build(inner, "inner")
+
+    with pytest.raises(ConfigError, match=f"^{message}") as caught:
+        things.build({"type": "Outer", "inner": {"type": "Inner", "p": value}}, "model")
+    cause = caught.value.__cause__
+    assert (cause is None) == (value == 2)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # between processes
+
+
+@pytest.mark.parametrize("kind", [DataError, CheckpointError])
+def test_other_errors_of_users_stay_what_they_are(kind: type[Exception]) -> None:
+    things = Registry("things")
+
+    @things.register_module()
+    def build() -> None:
+        raise kind("gone")
+
+    with pytest.raises(kind, match=r"^gone$"):
+        things.build({"type": "build"}, "model")

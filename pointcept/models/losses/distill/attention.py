@@ -10,7 +10,7 @@ from torch import Tensor
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import StageLoss, full_precision, mean_over_clouds, wide
 from pointcept.models.output import Output
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_number
 
 
 @DISTILL_LOSSES.register_module()
@@ -31,9 +31,7 @@ class AttentionTransferLoss(StageLoss):
 
     def __init__(self, loss_weight: float = 500.0, p: float = 2.0, stage: int = -1) -> None:
         super().__init__(loss_weight, stage)
-        if p < 1:
-            raise ConfigError(f"AttentionTransferLoss: p={p}: allowed are numbers >= 1")
-        self.p = float(p)
+        self.p = check_number("p", p, 1)
 
     def forward(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
         ours, theirs = student.stages[self.stage], teacher.stages[self.stage]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pointcept.models.losses.distill.matching import Correspondence, match_voxels
 from pointcept.models.output import Output
 from pointcept.structures import VoxelGrid
+from pointcept.utils.checks import check_integer, check_number
 from pointcept.utils.errors import ConfigError
 
 
@@ -21,7 +22,10 @@ class DistillationLoss(nn.Module):
     student is known too, and then ``forward``, which also works on its own.
 
     Args:
-        loss_weight: factor that the distiller applies to the returned value.
+        loss_weight: factor that the distiller applies to the returned value, at least 0.
+
+    Raises:
+        ConfigError: an argument is out of its range.
 
     Attributes:
         needs_gradients: the loss reads ``Output.gradient(self.stage)`` of both networks.
@@ -36,7 +40,7 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, loss_weight: float) -> None:
         super().__init__()
-        self.loss_weight = float(loss_weight)
+        self.loss_weight = check_number("loss_weight", loss_weight, 0)
         self.report: dict[str, float] = {}
 
     @property
@@ -80,14 +84,15 @@ class StageLoss(DistillationLoss):
 
     def __init__(self, loss_weight: float, stage: int) -> None:
         super().__init__(loss_weight)
-        self.stage = stage
+        self.stage = check_integer("stage", stage)
 
     def connect(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
         for network, channels in (("student", student_channels), ("teacher", teacher_channels)):
             if not -len(channels) <= self.stage < len(channels):
                 raise ConfigError(
-                    f"{self.name}: stage={self.stage}, but the {network}'s encoder has {len(channels)} stages: "
-                    f"allowed are {-len(channels)} to {len(channels) - 1}"
+                    f"got {self.stage}, but the {network}'s encoder has {len(channels)} stages: "
+                    f"allowed are {-len(channels)} to {len(channels) - 1}",
+                    "stage",
                 )
 
     def match(self, student_grid: VoxelGrid, teacher: Output) -> Correspondence:
@@ -120,8 +125,12 @@ class OwnGenerator:
     generator: torch.Generator
 
     def seed(self, seed: int) -> None:
-        """Start the draws."""
-        self.generator = torch.Generator().manual_seed(seed)
+        """Start the draws.
+
+        Raises:
+            ConfigError: ``seed`` is no integer in [0, 2^63).
+        """
+        self.generator = torch.Generator().manual_seed(check_integer("seed", seed, 0, 2**63 - 1))
 
     def get_extra_state(self) -> Tensor:
         """State of the generator, (S,) uint8."""

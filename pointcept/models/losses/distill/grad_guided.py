@@ -11,7 +11,7 @@ from torch import Tensor
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import StageLoss, full_precision, mean_over_clouds, wide
 from pointcept.models.output import Output
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.checks import check_choice
 
 NORMALISATIONS = ("minmax", "zscore", "none")
 
@@ -41,11 +41,7 @@ class GradGuidedLoss(StageLoss):
 
     def __init__(self, loss_weight: float = 10.0, stage: int = -1, normalisation: str = "minmax") -> None:
         super().__init__(loss_weight, stage)
-        if normalisation not in NORMALISATIONS:
-            raise ConfigError(
-                f"GradGuidedLoss: normalisation={normalisation!r}: {did_you_mean(normalisation, NORMALISATIONS)}"
-            )
-        self.normalisation = normalisation
+        self.normalisation = check_choice("normalisation", normalisation, NORMALISATIONS)
 
     def forward(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
         feat = student.stages[self.stage].feat

@@ -10,7 +10,7 @@ from torch import Tensor
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
 from pointcept.models.output import Output
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_number
 
 
 @DISTILL_LOSSES.register_module()
@@ -30,9 +30,7 @@ class KLDLoss(DistillationLoss):
 
     def __init__(self, loss_weight: float = 0.3, temperature: float = 1.0) -> None:
         super().__init__(loss_weight)
-        if temperature <= 0:
-            raise ConfigError(f"KLDLoss: temperature must be > 0, got {temperature}")
-        self.temperature = float(temperature)
+        self.temperature = check_number("temperature", temperature, 0, open_low=True)
 
     def forward(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:
         log_p_student = F.log_softmax(student.logits.float() / self.temperature, dim=1)

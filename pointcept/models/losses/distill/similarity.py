@@ -12,7 +12,7 @@ from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import OwnGenerator, StageLoss, full_precision, mean_over_clouds
 from pointcept.models.output import Output
 from pointcept.topology import random_points
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.checks import check_integer
 
 
 @DISTILL_LOSSES.register_module()
@@ -35,9 +35,7 @@ class SimilarityLoss(OwnGenerator, StageLoss):
 
     def __init__(self, loss_weight: float = 3000.0, max_points: int = 512, stage: int = -1, seed: int = 0) -> None:
         super().__init__(loss_weight, stage)
-        if max_points < 2:
-            raise ConfigError(f"SimilarityLoss: max_points={max_points}: allowed are integers >= 2")
-        self.max_points = max_points
+        self.max_points = check_integer("max_points", max_points, 2)
         self.seed(seed)
 
     def forward(self, student: Output, teacher: Output, batch: Mapping[str, Tensor]) -> Tensor:

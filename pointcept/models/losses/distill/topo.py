@@ -27,7 +27,8 @@ from pointcept.topology import (
 from pointcept.topology.distances import KINDS
 from pointcept.topology.rips import ENGINES
 from pointcept.topology.subsample import METHODS
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.checks import check_choice, check_integer, check_integers
+from pointcept.utils.errors import ConfigError
 
 NORMALISATIONS = ("rms", "none")
 logger = logging.getLogger(__name__)
@@ -86,20 +87,13 @@ class TopoLoss(OwnGenerator, StageLoss):
             ("subsample", subsample, METHODS),
             ("engine", engine, tuple(ENGINES)),
         ):
-            if value not in allowed:
-                raise ConfigError(f"TopoLoss: {key}={value!r}: {did_you_mean(value, allowed)}")
-        self.dims = tuple(sorted(set(dims)))
-        if not self.dims or not set(self.dims) <= {0, 1, 2}:
-            raise ConfigError(f"TopoLoss: dims={tuple(dims)}: allowed are one or more of 0, 1, 2")
-        if max_points is not None and max_points < 4:
-            raise ConfigError(
-                f"TopoLoss: max_points={max_points}: four points make the smallest loop; use None or more"
-            )
+            check_choice(key, value, allowed)
+        self.dims = tuple(sorted(set(check_integers("dims", dims, low=0, high=2))))
+        if max_points is not None:
+            check_integer("max_points", max_points, 4)  # four points make the smallest loop
         given = (self.dims, distance, normalisation, max_points, subsample, engine)
         if published and given != ((0, 1), "chamfer", "rms", 256, "farthest", "redzed"):
-            raise ConfigError(
-                "TopoLoss: published=True fixes dims, distance, normalisation and subsample: leave them out"
-            )
+            raise ConfigError("True fixes dims, distance, normalisation and subsample: leave them out", "published")
         if self.dims[-1] > 0 and not published:
             _check_engine(engine)
         self.distance, self.normalisation, self.published = distance, normalisation, published
@@ -202,4 +196,4 @@ def _check_engine(engine: str) -> None:
     try:
         critical_edges(np.zeros((3, 3), dtype=np.float32), engine=engine)
     except ImportError as error:
-        raise ConfigError(f"TopoLoss: {error}") from error
+        raise ConfigError(str(error), "engine") from error

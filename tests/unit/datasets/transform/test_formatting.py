@@ -165,13 +165,13 @@ def test_collect_errors(make_sample):
 
 
 def test_compose_errors(make_sample):
-    with pytest.raises(ConfigError, match=r"transform\[1\].*RandomFlip"):
+    with pytest.raises(ConfigError, match=r"transform\.1.*RandomFlip"):
         Compose([{"type": "ToTensor"}, {"type": "RandomFlop"}])
-    with pytest.raises(ConfigError, match=r"transform\[0\].*sigma"):
+    with pytest.raises(ConfigError, match=r"transform\.0.*sigma"):
         Compose([{"type": "RandomJitter", "sigm": 0.1}])
-    with pytest.raises(ConfigError, match="must be a list of transforms"):
+    with pytest.raises(ConfigError, match="transform: got a dict, allowed: a list of transforms"):
         Compose({"type": "ToTensor"})
-    with pytest.raises(ConfigError, match=r"transform\[0\] \(GridSample\) returned a list.*test_cfg.voxelize"):
+    with pytest.raises(ConfigError, match=r"transform\.0 \(GridSample\) returned a list.*test_cfg.voxelize"):
         Compose([{"type": "GridSample", "mode": "test"}])(make_sample(3))
 
 

@@ -227,7 +227,7 @@ def test_scans_that_do_not_fit() -> None:
 
 def test_classes_by_name_and_number() -> None:
     for classes, found in ((["c", 0], [0, 2]), ([1, "b"], [1]), (None, [0, 1])):
-        choice = ClassChoice(classes, "Mix")
+        choice = ClassChoice(classes)
         choice.resolve(("a", "b", "c"), ("a", "b"))
         segment = np.array([-100, -1, 0, 1, 2, 300])
         np.testing.assert_array_equal(choice.mask(segment), np.isin(segment, found))
@@ -340,32 +340,41 @@ def ids_of_points(sample: dict[str, Any]) -> set[tuple[float, ...]]:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: PolarMix(p=1.5), "p must be a number in"),
-        (lambda: PolarMix(swap_ratio=float("nan")), "swap_ratio must be a number"),
-        (lambda: PolarMix(rotate_paste_ratio=-1), "rotate_paste_ratio must be a number"),
-        (lambda: PolarMix(sector=(90, 30)), "sector must be .* low <= high"),
-        (lambda: PolarMix(sector=(0, 400)), r"sector must be a number in \[0, 360\]"),
-        (lambda: PolarMix(sector=180), "sector must be 2 numbers"),
-        (lambda: PolarMix(turns=[]), "turns must be a list of pairs"),
-        (lambda: PolarMix(turns=[(0, float("inf"))]), "each entry of turns must be 2 numbers"),
-        (lambda: PolarMix(classes="car"), "classes must be a list"),
-        (lambda: PolarMix(classes=[]), "classes must be a list"),
-        (lambda: PolarMix(classes=[True]), "classes must be a list"),
-        (lambda: PolarMix(classes=[-1]), "classes must be a list"),
-        (lambda: LaserMix(num_areas=[1]), "num_areas must be a list of integers >= 2"),
-        (lambda: LaserMix(num_areas=[2.5]), "num_areas must be"),
-        (lambda: LaserMix(num_areas=[]), "num_areas must be"),
-        (lambda: LaserMix(pitch_range=(3, -25)), "pitch_range must be"),
-        (lambda: LaserMix(pitch_range=(3, 3)), "pitch_range must be .* low < high"),
-        (lambda: LaserMix(pitch_range=(-100, 3)), r"pitch_range must be a number in \[-90, 90\]"),
-        (lambda: PolarMix(p=1).mix(cloud(1), cloud(2)), "without a data set, classes must be indices"),
-        (lambda: LaserMix(p=1).mix(cloud(1), cloud(2)), "needs a pitch_range"),
+        (lambda: PolarMix(p=1.5), "p: got 1.5, allowed: a finite number at least 0 and at most 1"),
+        (lambda: PolarMix(swap_ratio=float("nan")), "swap_ratio: got nan"),
+        (lambda: PolarMix(rotate_paste_ratio=-1), "rotate_paste_ratio: got -1"),
+        (lambda: PolarMix(sector=(90, 30)), "sector: .* low not above high"),
+        (lambda: PolarMix(sector=(0, 400)), "sector: .* at least 0 and at most 360"),
+        (lambda: PolarMix(sector=180), "sector: got 180, allowed: a list of 2"),
+        (lambda: PolarMix(turns=[]), r"turns: got \[\], allowed: a list of pairs"),
+        (lambda: PolarMix(turns=[(0, 0), (0, float("inf"))]), "turns.1: got .*inf.* finite numbers"),
+        (lambda: PolarMix(classes="car"), "classes: got 'car', allowed: a list of class names or of indices"),
+        (lambda: PolarMix(classes=[]), "classes: got"),
+        (lambda: PolarMix(classes=[True]), "classes: got"),
+        (lambda: PolarMix(classes=[-1]), "classes: got"),
+        (lambda: LaserMix(num_areas=[1]), r"num_areas: got \[1\], allowed: a list of integers at least 2"),
+        (lambda: LaserMix(num_areas=[2.5]), "num_areas: got"),
+        (lambda: LaserMix(num_areas=[]), "num_areas: got"),
+        (lambda: LaserMix(pitch_range=(3, -25)), "pitch_range: .* low not above high"),
+        (lambda: LaserMix(pitch_range=(3, 3)), "pitch_range: .* low below high"),
+        (lambda: LaserMix(pitch_range=(-100, 3)), "pitch_range: .* at least -90 and at most 90"),
+        (lambda: PolarMix(p=1).mix(cloud(1), cloud(2)), "classes: got None, allowed: a list of indices"),
+        (lambda: LaserMix(p=1).mix(cloud(1), cloud(2)), "pitch_range: got None"),
         (lambda: PolarMix(p=1)(cloud(1)), "needs other scans: it works in the transform of a data set only"),
-        (lambda: Compose([{"type": "PolarMix"}], "data.val.transform"), r"data.val.transform\[0\]: PolarMix mixes"),
-        (lambda: Clouds(transform=[{"type": "PolarMix"}]), r"transform\[0\]: PolarMix needs classes"),
-        (lambda: Clouds(transform=[{"type": "LaserMix"}]), r"transform\[0\]: LaserMix needs a pitch_range"),
-        (lambda: Clouds(transform=[{"type": "PolarMix", "classes": ["A"]}]), "no class 'A': did you mean 'a'"),
-        (lambda: Clouds(transform=[{"type": "PolarMix", "classes": [3]}]), r"lie in \[0, 2\], got 3"),
+        (lambda: Compose([{"type": "PolarMix"}], "data.val.transform"), r"data\.val\.transform\.0: PolarMix mixes"),
+        (
+            lambda: Clouds(transform=[{"type": "PolarMix"}]),
+            r"transform\.0\.classes: got None, allowed: a list of them, as",
+        ),
+        (lambda: Clouds(transform=[{"type": "LaserMix"}]), r"transform\.0\.pitch_range: got None"),
+        (
+            lambda: Clouds(transform=[{"type": "PolarMix", "classes": ["A"]}]),
+            r"transform\.0\.classes: there is no class 'A': did you mean 'a'",
+        ),
+        (
+            lambda: Clouds(transform=[{"type": "PolarMix", "classes": [3]}]),
+            r"transform\.0\.classes: got 3, allowed: class indices from 0 to 2",
+        ),
         (lambda: Clouds(transform=[VOXELS[1], MIXES[0]])[0], "LaserMix mixes points, not voxels"),
         (lambda: Clouds(transform=[VOXELS[2], MIXES[0]])[0], "go before ToTensor"),
     ],
@@ -379,9 +388,7 @@ def test_test_mode_mixes_nothing() -> None:
     post = [{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "index")}]
     for transform, views in ((MIXES[:1], [[]]), ([], [MIXES[:1]])):
         cfg = {"voxelize": None, "post_transform": post, "aug_transform": views}
-        with pytest.raises(
-            ConfigError, match=r"transform.*\[0\]: LaserMix mixes scans, which only .* training set may"
-        ):
+        with pytest.raises(ConfigError, match=r"transform.*\.0: LaserMix mixes scans, which only .* training set may"):
             Clouds(transform=transform, test_mode=True, test_cfg=cfg)
 
 
@@ -389,7 +396,7 @@ def test_a_mix_serves_one_data_set() -> None:
     mix = LaserMix(p=1, pitch_range=(-20, 20))
     dataset = Clouds(transform=[mix])
     assert "+" in dataset[Draw(0, 0)]["name"]
-    with pytest.raises(ConfigError, match=r"transform\[0\]: this LaserMix belongs to another data set"):
+    with pytest.raises(ConfigError, match=r"transform\.0: this LaserMix belongs to another data set"):
         Clouds(transform=[mix])
 
 

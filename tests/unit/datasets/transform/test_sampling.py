@@ -232,15 +232,15 @@ def test_select_points_checks_alignment(make_sample):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: GridSample(0), "grid_size must be a number"),
-        (lambda: GridSample((0.1, 0.1)), "grid_size must be 3 numbers"),
-        (lambda: GridSample("big"), "grid_size must be 3 numbers"),
+        (lambda: GridSample(0), "grid_size: got 0, allowed: .*above 0"),
+        (lambda: GridSample((0.1, 0.1)), "grid_size: got .*3 finite numbers above 0"),
+        (lambda: GridSample("big"), "grid_size: got 'big'"),
         (lambda: GridSample(hash_type="md5"), "Allowed: fnv, ravel"),
         (lambda: GridSample(mode="tset"), "did you mean 'test'"),
-        (lambda: SphereCrop(0), "point_max must be a number"),
-        (lambda: SphereCrop(sample_rate=0), "sample_rate must be a number"),
+        (lambda: SphereCrop(0), "point_max: got 0"),
+        (lambda: SphereCrop(sample_rate=0), "sample_rate: got 0"),
         (lambda: SphereCrop(mode="given"), "Allowed: all, center, random"),
-        (lambda: RandomDropout(1.2), "dropout_ratio must be a number"),
+        (lambda: RandomDropout(1.2), "dropout_ratio: got 1.2"),
     ],
 )
 def test_wrong_arguments(build, message):

@@ -76,3 +76,14 @@ def test_points_that_a_clip_would_gather_on_its_border():
 def test_transforms_that_are_not_supported(options, message):
     with pytest.raises(ConfigError, match=message):
         Preprocessing.of_config(load_config(CONFIGS / "nuscenes/student.py", options))
+
+
+def test_strengths_that_are_not_those_of_the_data_set_are_refused(sweep: np.ndarray) -> None:
+    cfg = load_config(CONFIGS / "nuscenes" / "student.py")
+    preprocessing = Preprocessing.of_config(cfg)
+    preprocessing(torch.from_numpy(sweep))
+    for factor in (255, -1):
+        with pytest.raises(DataError, match=r"the strength of the points goes from .*, expected 0 to 1"):
+            preprocessing(torch.from_numpy(sweep * np.array([1, 1, 1, factor], np.float32)))
+    blind = Preprocessing(0.05, ("coord",), strength_range=(0, 1))
+    blind(torch.from_numpy(sweep * np.array([1, 1, 1, 255], np.float32)))  # nobody reads it

@@ -111,9 +111,9 @@ def test_similarity_draws_its_own_rows(build):
 
 
 def test_wrong_options():
-    with pytest.raises(ConfigError, match=r"p=0\.5"):
+    with pytest.raises(ConfigError, match=r"p: got 0\.5"):
         AttentionTransferLoss(p=0.5)
-    with pytest.raises(ConfigError, match="max_points=1"):
+    with pytest.raises(ConfigError, match="max_points: got 1"):
         SimilarityLoss(max_points=1)
-    with pytest.raises(ConfigError, match=r"FeatureMatchingLoss: stage=3, but the student's encoder has 2 stages"):
+    with pytest.raises(ConfigError, match=r"stage: got 3, but the student's encoder has 2 stages"):
         FeatureMatchingLoss(stage=3).connect([8, 16], [8, 16, 32, 64])

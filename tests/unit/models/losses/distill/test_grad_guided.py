@@ -121,5 +121,5 @@ def test_labels_are_needed(pair):
 def test_wrong_options():
     with pytest.raises(ConfigError, match=r"'min_max': did you mean 'minmax'"):
         GradGuidedLoss(normalisation="min_max")
-    with pytest.raises(ConfigError, match=r"stage=5, but the teacher's encoder has 5 stages: allowed are -5 to 4"):
+    with pytest.raises(ConfigError, match=r"stage: got 5, but the teacher's encoder has 5 stages: allowed are -5 to 4"):
         GradGuidedLoss(stage=5).connect([1] * 6, [1] * 5)

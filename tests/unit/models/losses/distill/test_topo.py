@@ -201,13 +201,13 @@ def test_the_published_loss_with_one_empty_diagram(build, empty):
     ("options", "message"),
     [
         ({"distance": "chamfre"}, "did you mean 'chamfer'"),
-        ({"normalisation": "median"}, "normalisation='median'"),
-        ({"subsample": "first"}, "subsample='first'"),
-        ({"engine": "ripser"}, "engine='ripser'"),
-        ({"dims": (0, 3)}, r"dims=\(0, 3\)"),
-        ({"dims": ()}, "one or more"),
-        ({"max_points": 2}, "max_points=2"),
-        ({"published": True, "dims": (0,)}, "published=True fixes"),
+        ({"normalisation": "median"}, "normalisation: got 'median'"),
+        ({"subsample": "first"}, "subsample: got 'first'"),
+        ({"engine": "ripser"}, "engine: got 'ripser'"),
+        ({"dims": (0, 3)}, r"dims: got \(0, 3\)"),
+        ({"dims": ()}, r"dims: got \(\)"),
+        ({"max_points": 2}, "max_points: got 2, allowed: an integer at least 4"),
+        ({"published": True, "dims": (0,)}, "published: True fixes"),
     ],
 )
 def test_wrong_options(options, message):
