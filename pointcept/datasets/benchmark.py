@@ -122,6 +122,7 @@ def measure(
     warmup: int = 3,
     clock: str = "wall",
     seed: int = 0,
+    where: str = "",
 ) -> dict[str, Any]:
     """Time the data set that ``section`` describes.
 
@@ -132,6 +133,7 @@ def measure(
         warmup: scans before these.
         clock: a key of ``CLOCKS``: "wall", or "cpu" where other programs use the machine too.
         seed: of the random transforms.
+        where: place of ``section`` in the config, for messages.
 
     Returns:
         ``rows``, and what was measured: data set, scans, points per scan (median), clock.
@@ -141,7 +143,7 @@ def measure(
     """
     if min(samples, batch_size) < 1 or warmup < 0 or clock not in CLOCKS:
         raise ConfigError(f"samples={samples}, batch_size={batch_size}, warmup={warmup}, clock={clock!r}: cannot be")
-    dataset = build_dataset(section)
+    dataset = build_dataset(section, where)
     stopwatch = Stopwatch(clock)
     watch(dataset, stopwatch)
     points: list[int] = []
@@ -231,7 +233,9 @@ def benchmark(cfg: Any, args: argparse.Namespace) -> str:
         ConfigError, DataError: see :func:`measure`.
     """
     batch_size = cfg.batch_size if args.split == "train" else 1
-    result = measure(cfg.data[args.split].to_dict(), args.samples, batch_size, clock=args.clock)
+    result = measure(
+        cfg.data[args.split].to_dict(), args.samples, batch_size, clock=args.clock, where=f"data.{args.split}"
+    )
     if args.json is not None:
         facts = {"config": str(args.config), "split": args.split, "batch_size": batch_size}
         facts |= {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}

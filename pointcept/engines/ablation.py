@@ -78,7 +78,7 @@ def ablation_main(args: argparse.Namespace) -> None:
         for seed in dict.fromkeys(args.seeds)
         for row in dict.fromkeys(args.rows)
     ]
-    for run in {row: run for row, _, run in plan}.values():
+    for run in {row: run for row, _, run in plan if finished(run) is None}.values():
         check_training(run)  # a wrong value of the last row shall not be found days later
     done: dict[str, dict[int, dict[str, Any]]] = {row: {} for row in dict.fromkeys(args.rows)}
     for row, seed, run in plan:

@@ -17,11 +17,12 @@ from pointcept.datasets import DATASETS
 from pointcept.datasets.arguments import check_dataset
 from pointcept.datasets.transform import Collect
 from pointcept.engines.data import check_fit
-from pointcept.engines.hooks import HookBase, Phase, build_hooks
+from pointcept.engines.hooks.builder import build_hooks, check_hooks
 from pointcept.engines.test import TESTERS, tested_section
 from pointcept.engines.train import TRAINERS
 from pointcept.models import build_inference_model, build_model, deployable
 from pointcept.models.losses import LOSSES
+from pointcept.models.segmentor import Segmentor
 from pointcept.utils.checks import check_integer, refused
 from pointcept.utils.errors import ConfigError, did_you_mean, inside
 from pointcept.utils.optimizer import try_optimizer
@@ -45,18 +46,17 @@ def check_training(cfg: Any) -> None:
     """
     with _silence(), _source(cfg):
         _check_data(cfg)
-        if cfg.optimizer is None or cfg.scheduler is None:
-            raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
         trainer = TRAINERS.get(cfg.train["type"])
         if hasattr(trainer, "check_config"):
             trainer.check_config(cfg)
         hooks = build_hooks(cfg.hooks)
-        _check_hooks(cfg, hooks)
+        check_hooks(cfg, hooks)
         sections = ["train", *(["val"] if cfg.evaluate else []), *(s for hook in hooks for s in hook.sections(cfg))]
         model = build_model(cfg.model)
-        if getattr(deployable(model), "criteria", ()) is None:
+        network = deployable(model)
+        if isinstance(network, Segmentor) and network.criteria is None:
             raise ConfigError("training needs labels and criteria: give the model criteria=[...]", "model")
-        _check_sets(cfg, deployable(model), list(dict.fromkeys(sections)))
+        _check_sets(cfg, network, list(dict.fromkeys(sections)))
         optimizer = try_optimizer(cfg.optimizer, model, cfg.param_dicts)
         build_scheduler(cfg.scheduler, optimizer, cfg.train.get("max_iter") or STEPS)
 
@@ -87,7 +87,7 @@ def check_prediction(cfg: Any, sections: Sequence[str]) -> None:
     with _silence(), _source(cfg):
         _check_data(cfg)
         model = build_inference_model(cfg.model)
-        _check_sets(cfg, model, sections)
+        _check_sets(cfg, model, sections, labels=False)
 
 
 def _check_data(cfg: Any) -> None:
@@ -106,21 +106,7 @@ def _check_data(cfg: Any) -> None:
             raise refused("names", names, "a list of names")
 
 
-def _check_hooks(cfg: Any, hooks: list[HookBase]) -> None:
-    """Check that hooks have those that they need."""
-    phases = {hook.phase for hook in hooks}
-    if (cfg.weight or cfg.resume) and Phase.LOAD not in phases:
-        raise ConfigError("weight or resume is set, but hooks has no CheckpointLoader that would read it", "hooks")
-    for number, hook in enumerate(hooks):
-        for phase in hook.needs:
-            if phase not in phases:
-                name = type(hook).__name__
-                raise ConfigError(
-                    f"{name} needs a hook of the phase {phase.name}: {hook.needs[phase]}", f"hooks.{number}"
-                )
-
-
-def _check_sets(cfg: Any, model: nn.Module, sections: Sequence[str]) -> None:
+def _check_sets(cfg: Any, model: nn.Module, sections: Sequence[str], labels: bool = True) -> None:
     """Check the data sets of a run, without their scans, and whether they, the network and its losses fit."""
     for section in sections:
         place = f"data.{section}"
@@ -129,6 +115,8 @@ def _check_sets(cfg: Any, model: nn.Module, sections: Sequence[str]) -> None:
         dataset = check_dataset(cfg.data[section], place)
         if dataset is not None:
             _check_mode(dataset, section)
+            if section == "val" and labels:
+                _check_labelled(dataset)
             check_fit(cfg, model, dataset, place)
         ignored = dataset.ignore_index if dataset is not None else _ignored(cfg.data[section], DATASETS)
         if ignored is not None:
@@ -144,8 +132,13 @@ def _check_mode(dataset: Any, section: str) -> None:
         if part.test_mode != wanted:
             words = "True and test_cfg, for the tester (or test.quick=True)" if wanted else "False"
             raise refused(f"data.{section}: test_mode", part.test_mode, words)
+
+
+def _check_labelled(dataset: Any) -> None:
+    """Check that validation batches have labels."""
+    for part in getattr(dataset, "datasets", [dataset]):
         last = part.transform.transforms[-1] if part.transform.transforms else None
-        if section == "val" and isinstance(last, Collect) and "segment" not in last.keys:
+        if isinstance(last, Collect) and "segment" not in last.keys:
             raise refused("data.val: keys of Collect", last.keys, "with 'segment', which an evaluation needs")
 
 

@@ -20,6 +20,7 @@ from pointcept.engines import checkpoint
 from pointcept.engines.data import check_fit, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
+from pointcept.engines.hooks.builder import check_hooks
 from pointcept.engines.interrupt import Interrupts
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
@@ -130,6 +131,7 @@ class DefaultTrainer(TrainerBase):
     """
 
     def __init__(self, cfg: Any, max_iter: int | None = None) -> None:
+        self.check_config(cfg)
         self.cfg = cfg
         self.device = device.get_device()
         self.folder = Path(cfg.save_path) / "model"
@@ -150,8 +152,11 @@ class DefaultTrainer(TrainerBase):
         """Find out before anything is built whether the numbers of the run go together.
 
         Raises:
-            ConfigError: ``train.max_iter``, ``epoch`` and ``eval_epoch`` contradict each other.
+            ConfigError: ``train.max_iter``, ``epoch`` and ``eval_epoch`` contradict each other, or there is no
+                optimizer or no schedule.
         """
+        if cfg.optimizer is None or cfg.scheduler is None:
+            raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
         _plan(cfg, cfg.train.get("max_iter"), cfg.batch_size)
 
     def _build_data(self, max_iter: int | None) -> None:
@@ -189,8 +194,6 @@ class DefaultTrainer(TrainerBase):
 
     def _build_optimization(self) -> None:
         cfg = self.cfg
-        if cfg.optimizer is None or cfg.scheduler is None:
-            raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
         self.optimizer = build_optimizer(cfg.optimizer, self.network, cfg.param_dicts)
         self.scheduler = build_scheduler(cfg.scheduler, self.optimizer, self.plan.total_steps)
         self.amp_dtype = device.amp_dtype(cfg.amp_dtype)
@@ -201,8 +204,7 @@ class DefaultTrainer(TrainerBase):
 
     def _build_hooks(self) -> list[HookBase]:
         hooks = build_hooks(self.cfg.hooks)
-        if (self.cfg.weight or self.cfg.resume) and not any(hook.phase == hook.phase.LOAD for hook in hooks):
-            raise ConfigError("weight or resume is set, but hooks has no CheckpointLoader that would read it")
+        check_hooks(self.cfg, hooks)
         for hook in hooks:
             hook.trainer = self
         return hooks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +86,7 @@ def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where
     for key, value in node.items():
         if key in hints and key != "type" and not fits(value, hints[key]):
             hint = hints[key]
-            words = hint.__name__ if isinstance(hint, type) else str(hint)
+            words = hint.__name__ if isinstance(hint, type) else re.sub(r"\b(\w+\.)+(?=[A-Z])", "", str(hint))
             finite = "" if _is_finite(value) else ", finite"
             raise ConfigError(f"{where}.{key}: got {value!r} ({type(value).__name__}), allowed: {words}{finite}")
 

@@ -74,25 +74,25 @@ class Registry:
             ConfigError: no ``type``, an unknown type, an unknown argument or a missing one.
         """
         if not isinstance(cfg, Mapping) or "type" not in cfg:
-            raise ConfigError(f"{where}: expected a dict with the key 'type' (registry of {self.name}), got {cfg!r}")
+            raise ConfigError(f"expected a dict with the key 'type' (registry of {self.name}), got {cfg!r}", where)
         try:
             entry = self.get(cfg["type"])
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(str(error), where) from None
         parameters = inspect.signature(entry).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
         for key in cfg:
             if key != "type" and key not in parameters:
                 valid = [p for p in parameters if p not in supplied]
-                raise ConfigError(f"{where}: {cfg['type']} takes no {key!r}: {did_you_mean(key, valid)}")
+                raise ConfigError(f"{cfg['type']} takes no {key!r}: {did_you_mean(key, valid)}", where)
         missing = [
             key
             for key, p in parameters.items()
             if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and key not in cfg and key not in supplied
         ]
         if missing:
-            raise ConfigError(f"{where}: {cfg['type']} needs {', '.join(missing)}, which the config does not give")
+            raise ConfigError(f"{cfg['type']} needs {', '.join(missing)}, which the config does not give", where)
 
     def build(self, cfg: Mapping[str, Any], where: str = "", /, **supplied: Any) -> Any:
         """Build the object that ``cfg`` describes.

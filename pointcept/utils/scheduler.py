@@ -58,7 +58,7 @@ def one_cycle_lr(
     if isinstance(max_lr, (list, tuple)) and len(max_lr) != len(groups):
         names = ", ".join(str(group.get("name", number)) for number, group in enumerate(groups))
         raise ConfigError(
-            f"max_lr has {len(max_lr)} values, but the optimizer has {len(groups)} parameter groups "
+            f"got {len(max_lr)} values, but the optimizer has {len(groups)} parameter groups "
             f"({names}): give one number, or one for each group (see param_dicts)",
             "max_lr",
         )

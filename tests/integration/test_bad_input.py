@@ -259,7 +259,7 @@ def test_wrong_config_files(train: Any, tmp_path: Path) -> None:
         ("train.max_iter=0", ("max_iter=0: expected a positive integer",)),
         ("hooks.4.save_iter=0", ("hooks.4.save_iter: got 0", "an integer at least 1")),
         ("eval_epoch=3", ("epoch=1 is not a multiple of eval_epoch=3",)),
-        ("scheduler.max_lr=[0.1]", ("max_lr has 1 values", "2 parameter groups (base, block)")),
+        ("scheduler.max_lr=[0.1]", ("scheduler.max_lr: got 1 values", "2 parameter groups (base, block)")),
         ("param_dicts=[{'keyword': 'blok', 'lr': 1}]", ("keyword 'blok' matches no trainable parameter",)),
         ("amp_dtype=float8", ("amp_dtype: got 'float8'", "'float16' or")),
         ("optimizer=None", ("training needs the config keys 'optimizer' and 'scheduler'",)),

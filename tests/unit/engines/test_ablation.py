@@ -11,7 +11,7 @@ import pytest
 from fakes import make_config
 from runs import interrupt
 
-from pointcept.engines import ablation
+from pointcept.engines import ablation, defaults
 from pointcept.engines.ablation import ablation_main, ablation_parser, row_config, spread
 from pointcept.engines.train import DefaultTrainer
 from pointcept.models import MODELS
@@ -42,6 +42,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     trained: list[Any] = []
     build = ablation.build_trainer
     monkeypatch.setattr(ablation, "build_trainer", only_student)
+    for module in (ablation, defaults):  # the fakes have no teacher
+        monkeypatch.setattr(module, "check_training", lambda cfg: None)
     monkeypatch.setattr(MODELS.get("Distiller"), "inference_config", staticmethod(lambda cfg: cfg["student"]))
     main.trained = trained  # type: ignore[attr-defined]
     return main

@@ -270,7 +270,7 @@ def test_param_dicts_reach_optimizer_and_schedule(tmp_path: Path) -> None:
     trainer, _ = run(cfg)
     assert [group["name"] for group in trainer.optimizer.param_groups] == ["base", "block"]
     cfg.scheduler.max_lr = [0.01]
-    with pytest.raises(ConfigError, match="max_lr has 1 values, but the optimizer has 2"):
+    with pytest.raises(ConfigError, match=r"scheduler\.max_lr: got 1 values, but the optimizer has 2"):
         make_trainer(cfg)
 
 

@@ -52,7 +52,7 @@ def test_one_cycle_with_a_rate_for_each_group() -> None:
     optimizer = make_optimizer(0.1, 0.2)
     build_scheduler({"type": "OneCycleLR", "max_lr": [0.002, 0.0002], "div_factor": 10.0}, optimizer, 100)
     assert learning_rates(optimizer) == pytest.approx({"g0.1": 0.0002, "g0.2": 0.00002})
-    with pytest.raises(ConfigError, match=r"max_lr has 3 values, but the optimizer has 2 .*\(g0.1, g0.2\)"):
+    with pytest.raises(ConfigError, match=r"max_lr: got 3 values, but the optimizer has 2 .*\(g0.1, g0.2\)"):
         build_scheduler({"type": "OneCycleLR", "max_lr": [0.1, 0.2, 0.3]}, optimizer, 100)
 
 
