@@ -15,7 +15,7 @@ from pointcept.utils.errors import ConfigError, DataError
 from .base import BaseDataset
 from .builder import DATASETS
 from .preprocessing.nuscenes.info import info_path
-from .reading import UNKNOWN, finite_rows, map_labels, read_binary
+from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary
 from .safe_pickle import load_plain_pickle
 from .submission import check_prediction, write_array
 from .transform.points import Sample, add_point_keys
@@ -93,6 +93,7 @@ class NuScenesDataset(BaseDataset):
             of the latest sweeps follow those of the key frame, in its coordinates and with ``ignore_index`` as label,
             and the sample has ``time``, float32 (N, 1), their age in seconds (0 for the key frame). A scene begins
             without sweeps, so its first key frames have fewer.
+        learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
 
     Raises:
@@ -117,7 +118,9 @@ class NuScenesDataset(BaseDataset):
         nonfinite: str = "raise",
         sweeps: int = 10,
         input_sweeps: int = 1,
+        learning_map: Mapping[int, int] | None = None,
     ) -> None:
+        check_learning_map(learning_map, label_table(-1))
         if not isinstance(input_sweeps, int) or not 1 <= input_sweeps <= sweeps:
             raise ConfigError(f"input_sweeps must be an integer from 1 to sweeps={sweeps}, got {input_sweeps!r}")
         self.sweeps = sweeps

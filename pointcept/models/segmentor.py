@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from pointcept.utils.errors import ConfigError
 class Segmentor(nn.Module):
     """What the segmentors have in common: batch -> grids -> encoder -> decoder -> logits -> losses."""
 
+    built_from: ClassVar = {"backbone": "models", "criteria": "losses"}
     num_classes: int
 
     def __init__(self, backbone: Mapping[str, Any], criteria: Sequence[Mapping[str, Any]] | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pointcept.models.builder import MODELS
+from pointcept.models.builder import MODELS, check_has_decoder
 from pointcept.models.point_transformer_v3.layers import (
     Block,
     BlockOptions,
@@ -76,8 +76,9 @@ class PointTransformerV3(nn.Module):
         recompute: what the backward pass computes again instead of keeping it in memory: ``"mlp"`` the wide layer
             of every block's MLP, ``"linear"`` all that its linear layers and norms give (with ``pre_norm``),
             ``"block"`` whole blocks, convolution and attention too (no CUDA graphs), None nothing.
-        cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
-            accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
+        cls_mode, enc_mode: see :func:`check_has_decoder`.
+        pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
+            accepted so that Pointcept's configs load; prompt-driven norms are not supported.
 
     Raises:
         ConfigError: stages of different number, channels that heads do not divide, unsupported options.
@@ -108,7 +109,7 @@ class PointTransformerV3(nn.Module):
         enable_flash: bool = True,
         upcast_attention: bool = False,
         upcast_softmax: bool = False,
-        cls_mode: bool = False,
+        cls_mode: bool | None = None,
         pdnorm_bn: bool = False,
         pdnorm_ln: bool = False,
         pdnorm_decouple: bool = True,
@@ -117,9 +118,11 @@ class PointTransformerV3(nn.Module):
         pdnorm_conditions: Sequence[str] = (),
         bn_momentum: float = 0.01,
         recompute: str | None = None,
+        enc_mode: bool | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
+        check_has_decoder("PT-v3m1", cls_mode, enc_mode)
+        for name, value in (("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
             if value:
                 raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
         if enable_rpe and enable_flash:
