@@ -106,10 +106,9 @@ ARGUMENTS: dict[str, Mapping[str, Gone | Renamed]] = {
     "LovaszLoss": {"per_image": Gone("the loss is that of the whole batch", (False,))},
     "InformationWriter": {"interval": Renamed("log_freq"), "log_interval": Renamed("log_freq")},
     "SemSegEvaluator": {"write_cls_iou": Gone("the log has a table of all classes after each evaluation")},
-    **{
-        name: _SCHEDULE
-        for name in ("OneCycleLR", "MultiStepLR", "MultiStepWithWarmupLR", "PolyLR", "ExpLR", "CosineAnnealingLR")
-    },
+    **dict.fromkeys(
+        ("OneCycleLR", "MultiStepLR", "MultiStepWithWarmupLR", "PolyLR", "ExpLR", "CosineAnnealingLR"), _SCHEDULE
+    ),
 }
 """Arguments, by the type that takes them there."""
 

@@ -38,8 +38,9 @@ def validate_config(cfg: Mapping[str, Any]) -> None:
     """Check every ``dict(type=...)`` of the tree against the registered class or function.
 
     Import everything that registers something first. A type is looked up in the registry that its place
-    is built from (``BUILT_FROM`` and ``built_from``), or in all of them where nothing says it; arguments have to exist and to fit simple annotations (numbers, strings, bools, sequences of
-    them), and required arguments have to be there, except those that the engine supplies.
+    is built from (``BUILT_FROM`` and ``built_from``), or in all of them where nothing says it; arguments
+    have to exist and to fit simple annotations (numbers, strings, bools, sequences of them), and required
+    arguments have to be there, except those that the engine supplies.
 
     Args:
         cfg: a resolved config.
