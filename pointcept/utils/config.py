@@ -166,26 +166,25 @@ def _check_names(layer: Layer) -> None:
         where = f"{layer.origin[key]}: unused config key {key!r}"
         if key in layer.late:
             raise ConfigError(f"{where}: a base has read its former value already, so the new one changes nothing")
-        if _is_nearly_a_key(key):
-            raise ConfigError(f"{where}: {did_you_mean(key, SCHEMA)}")
+        meant = _nearly(key)
+        if meant is not None:
+            raise ConfigError(f"{where}: {did_you_mean(meant, SCHEMA)}")
         idle.setdefault(layer.origin[key], []).append(key)
     for path, keys in idle.items():
         logger.warning("%s: no key of a config, and nothing reads it: %s", path, ", ".join(sorted(keys)))
 
 
-def _is_nearly_a_key(name: str) -> bool:
-    """Whether ``name`` looks like a key with a slip in it: ``epochs``, ``batchSize``, ``grad_clip``."""
+def _nearly(name: str) -> str | None:
+    """The key that ``name`` is with a slip in it (``epochs``, ``batchSize``, ``grad_clip``), or None."""
 
-    def forms(text: str) -> tuple[str, list[str]]:
-        words = text.lower().split("_")
-        return "".join(words), sorted(words)
+    def likeness(key: str) -> float:
+        own, other = name.lower().split("_"), key.split("_")
+        if sorted(own) == sorted(other):
+            return 1.0
+        return difflib.SequenceMatcher(None, "".join(own), "".join(other)).ratio()
 
-    joined, words = forms(name)
-    for key in SCHEMA:
-        key_joined, key_words = forms(key)
-        if words == key_words or difflib.SequenceMatcher(None, joined, key_joined).ratio() >= NEARLY:
-            return True
-    return False
+    nearest = max(SCHEMA, key=likeness)
+    return nearest if likeness(nearest) >= NEARLY else None
 
 
 def _override(

@@ -12,6 +12,8 @@ import pytest
 from tests.paths import REPO
 
 ALONE = ["--num-gpus", "1", "--num-machines", "1", "--machine-rank", "0", "--dist-url", "auto", "--options"]
+RUN = ["save_path=exp/nuscenes/run1"]
+MORE = ["weight=my weights.pth", "data_root=/my data", "epoch=2"]
 
 
 def run_script(name: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,31 +38,33 @@ def spy(tmp_path: Path) -> str:
         (
             "train",
             ["-g", "1", "-d", "nuscenes", "-c", "semseg-pt-v3m1-0-base", "-n", "run1"],
-            ["configs/nuscenes/semseg-pt-v3m1-0-base.py", *ALONE, "save_path=exp/nuscenes/run1", "resume=false"],
+            ["configs/nuscenes/semseg-pt-v3m1-0-base.py", *ALONE, *RUN, "resume=false"],
         ),
         (
             "train",
-            ["-d", "waymo", "-c", "a.py", "-w", "my weights.pth", "-r", "false", "data_root=/my data", "epoch=2"],
-            ["configs/waymo/a.py", *ALONE, "save_path=exp/waymo/debug", "resume=false"]
-            + ["weight=my weights.pth", "data_root=/my data", "epoch=2"],
+            ["-d", "waymo", "-c", "a.py", "-w", "my weights.pth", "-r", "false", *MORE[1:]],
+            ["configs/waymo/a.py", *ALONE, "save_path=exp/waymo/debug", "resume=false", *MORE],
         ),
         (
             "train",
             ["-g", "1", "-d", "nuscenes", "-c", "ignored", "-n", "run1", "-w", "ignored", "-r", "true"],
-            ["exp/nuscenes/run1/config.py", *ALONE, "save_path=exp/nuscenes/run1", "resume=true"]
-            + ["weight=exp/nuscenes/run1/model/model_last.pth"],
+            [
+                "exp/nuscenes/run1/config.py",
+                *ALONE,
+                *RUN,
+                "resume=true",
+                "weight=exp/nuscenes/run1/model/model_last.pth",
+            ],
         ),
         (
             "test",
             ["-g", "1", "-d", "nuscenes", "-n", "run1"],
-            ["exp/nuscenes/run1/config.py", *ALONE, "save_path=exp/nuscenes/run1"]
-            + ["weight=exp/nuscenes/run1/model/model_best.pth"],
+            ["exp/nuscenes/run1/config.py", *ALONE, *RUN, "weight=exp/nuscenes/run1/model/model_best.pth"],
         ),
         (
             "test",
-            ["-d", "waymo", "-n", "r", "-c", "b", "-w", "model_last", "test.quick=True"],
-            ["configs/waymo/b.py", *ALONE, "save_path=exp/waymo/r"]
-            + ["weight=exp/waymo/r/model/model_last.pth", "test.quick=True"],
+            ["-d", "nuscenes", "-n", "run1", "-c", "b", "-w", "best.pth", "test.quick=True"],
+            ["configs/nuscenes/b.py", *ALONE, *RUN, "weight=exp/nuscenes/run1/model/best.pth", "test.quick=True"],
         ),
     ],
 )

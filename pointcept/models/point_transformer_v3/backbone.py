@@ -20,8 +20,6 @@ from pointcept.ops.api import ORDERS
 from pointcept.structures import GridPyramid, VoxelGrid
 from pointcept.utils.errors import ConfigError, did_you_mean
 
-_UNSUPPORTED = "is an option of Pointcept that this framework does not have; set it to False"
-
 
 @dataclass
 class Encoded:
@@ -51,6 +49,15 @@ def _drop_rates(depths: Sequence[int], highest: float) -> list[list[float]]:
     """Drop path of every block of every stage, rising linearly from 0."""
     rates = iter(torch.linspace(0, highest, sum(depths)).tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def _check_options(pdnorm_bn: bool, pdnorm_ln: bool, rpe_in_flash: bool) -> None:
+    """Refuse what this network cannot do."""
+    for name, value in (("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
+        if value:
+            raise ConfigError(f"PT-v3m1: {name}=True asks for prompt-driven norms, which do not exist here")
+    if rpe_in_flash:
+        raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
 
 
 @MODELS.register_module("PT-v3m1")
@@ -122,11 +129,7 @@ class PointTransformerV3(nn.Module):
     ) -> None:
         super().__init__()
         check_has_decoder("PT-v3m1", cls_mode, enc_mode)
-        for name, value in (("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
-            if value:
-                raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
-        if enable_rpe and enable_flash:
-            raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
+        _check_options(pdnorm_bn, pdnorm_ln, enable_rpe and enable_flash)
         self.orders = (order,) if isinstance(order, str) else tuple(order)
         self.strides = tuple(stride)
         self.shuffle_orders = shuffle_orders
