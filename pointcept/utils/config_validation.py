@@ -111,7 +111,10 @@ def _nearest(name: str) -> str:
 
 
 def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where: str) -> None:
-    entry = registry.get(node["type"])
+    try:
+        entry = registry.get(node["type"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     supplied = (*SUPPLIED.get(path, ()), *getattr(entry, "supplied_by_engine", ()))
     registry.check(node, where=where, supplied=supplied)
     hints = _annotations(entry)

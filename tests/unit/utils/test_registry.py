@@ -143,7 +143,7 @@ def test_a_class_says_what_its_arguments_are_built_from(config: Any) -> None:
 
     @parts.register_module("Wheel")
     class Wheel:
-        built_from = {"tyre": "parts"}  # noqa: RUF012
+        built_from = {"tyre": "parts"}
 
         def __init__(self, tyre: Any = None, other: Any = None) -> None: ...
 
