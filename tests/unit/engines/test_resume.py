@@ -10,6 +10,7 @@ import torch
 from fakes import make_config
 from runs import Recorder, interrupt, make_trainer, run, same_weights
 
+from pointcept.engines.hooks import HOOKS
 from pointcept.utils.checkpoint import read_checkpoint
 from pointcept.utils.device import seed_everything
 from pointcept.utils.errors import CheckpointError, ConfigError
@@ -100,3 +101,11 @@ def test_a_distiller_saves_the_student_and_resumes_with_everything(tmp_path: Pat
     resumed, rest = run(make_config(tmp_path / "b", model=model, resume=True))
     assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 5}
     assert same_weights(whole.network, resumed.network)
+
+
+def test_a_loader_without_a_replacement_leaves_the_names() -> None:
+    """As in Pointcept, whose configs may say ``replacement=None``."""
+    for options in ({}, {"keywords": "module.seg_head"}, {"keywords": "module.seg_head", "replacement": None}):
+        hook = HOOKS.build({"type": "CheckpointLoader", **options})
+        assert hook.replacement == hook.keywords == options.get("keywords", "")
+    assert HOOKS.build({"type": "CheckpointLoader", "keywords": "a", "replacement": ""}).replacement == ""
