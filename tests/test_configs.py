@@ -21,7 +21,9 @@ from pointcept.engines.study.plan import Planner, load_study
 from pointcept.evaluation import ConfusionMatrix
 from pointcept.models import Distiller, build_inference_model, build_model
 from pointcept.utils.config import Config, parse_options
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.config_loader import load_layer
+from pointcept.utils.config_schema import defaults
+from pointcept.utils.errors import ConfigError, by_nearness
 from pointcept.utils.registry import registries
 from tests.paths import CONFIGS, REPO
 
@@ -240,6 +242,7 @@ num_worker, batch_size, batch_size_val, batch_size_test = 16, 16, None, None
 epoch, eval_epoch, clip_grad = 100, 100, None
 sync_bn, enable_amp, amp_dtype = False, False, "float16"
 empty_cache, empty_cache_per_epoch, find_unused_parameters = False, False, False
+enable_wandb, wandb_project, wandb_key = True, "pointcept", None
 mix_prob, param_dicts = 0, None
 hooks = [
     dict(type="CheckpointLoader"),
@@ -255,7 +258,7 @@ test = dict(type="SemSegTester", verbose=True)
 """
 
 POINTCEPT_NUSCENES = """
-_base_ = ["runtime.py"]
+_base_ = ["../_base_/default_runtime.py"]
 batch_size = 12
 mix_prob = 0.8
 empty_cache = False
@@ -279,7 +282,7 @@ model = dict(
         dec_patch_size=(1024,) * 4,
         mlp_ratio=4, qkv_bias=True, qk_scale=None, attn_drop=0.0, proj_drop=0.0, drop_path=0.3,
         shuffle_orders=True, pre_norm=True, enable_rpe=False, enable_flash=True,
-        upcast_attention=False, upcast_softmax=False, cls_mode=False,
+        upcast_attention=False, upcast_softmax=False, enc_mode=False,
         pdnorm_bn=False, pdnorm_ln=False, pdnorm_decouple=True, pdnorm_adaptive=False, pdnorm_affine=True,
         pdnorm_conditions=("nuScenes", "SemanticKITTI", "Waymo"),
     ),
@@ -343,15 +346,89 @@ data = dict(
 """
 
 
-def test_a_nuscenes_config_of_pointcept_needs_its_hooks_adapted_only(tmp_path: Path) -> None:
-    (tmp_path / "runtime.py").write_text(POINTCEPT_RUNTIME)
-    path = tmp_path / "nuscenes.py"
+@pytest.fixture(params=["its own checkout", "our configs"])
+def pointcept_config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """That config beside Pointcept's base, or beside ours of the same name."""
+    if request.param == "our configs":
+        (tmp_path / "_base_").symlink_to(CONFIGS / "_base_")
+    else:
+        (tmp_path / "_base_").mkdir()
+        (tmp_path / "_base_" / "default_runtime.py").write_text(POINTCEPT_RUNTIME)
+    path = tmp_path / "nuscenes" / "semseg.py"
+    path.parent.mkdir()
     path.write_text(POINTCEPT_NUSCENES)
-    with pytest.raises(ConfigError, match=r"hooks\.1: unknown type 'ModelHook'"):
-        load_config(path)
-    hooks = [hook for hook in Config.fromfile(path).to_dict()["hooks"] if hook["type"] != "ModelHook"]
-    path.write_text(POINTCEPT_NUSCENES + f"hooks = {hooks!r}\n")
-    cfg = load_config(path)
+    return path
+
+
+def test_a_config_of_pointcept_is_taken_as_it_is(
+    pointcept_config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="pointcept")
+    cfg = load_config(pointcept_config, {"data_root": "/mnt/nuscenes"})
     assert round(millions(build_model(cfg.model)), 2) == 46.16
-    assert len(cfg.hooks) == 6
-    assert cfg.data.test.data_root == "data/nuscenes"
+    assert [hook.type for hook in cfg.hooks] == [hook["type"] for hook in defaults()["hooks"]]
+    assert (cfg.enable_amp, cfg.num_worker, cfg.batch_size, cfg.epoch) == (True, 16, 12, 50)
+    assert cfg.data.train.data_root == cfg.data.test.data_root == "/mnt/nuscenes"
+    named = ["empty_cache_per_epoch", "enable_wandb", "wandb_project", "wandb_key", "ModelHook"]
+    told = [record.getMessage() for record in caplog.records]
+    if (tmp_path / "_base_").is_symlink():
+        assert told == []
+    else:
+        assert sorted(named) == sorted(name for text in told for name in named if f"{name!r}" in text)
+        assert len(told) == len(named)
+    caplog.clear()
+    assert load_config(cfg.dump(tmp_path / "dumped.py")) == cfg
+    assert not caplog.records
+
+
+def test_a_config_that_pointcept_has_dumped_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Its ``exp/.../config.py`` has the bases' keys and all helper variables in one file, read by nothing."""
+    layer = load_layer(_written(tmp_path / "_base_" / "default_runtime.py", POINTCEPT_RUNTIME))
+    full = load_layer(_written(tmp_path / "nuscenes" / "semseg.py", POINTCEPT_NUSCENES))
+    assert {"dataset_type", "ignore_index", "names"} < full.values.keys()
+    text = "".join(f"{key} = {value!r}\n" for key, value in {**layer.values, **full.values}.items())
+    dumped = load_config(_written(tmp_path / "exp" / "config.py", text))
+    assert dumped == load_config(tmp_path / "nuscenes" / "semseg.py")
+
+
+def _written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "registry"),
+    [
+        ("model", "PPT-v1m1", "models"),
+        ("model.backbone", "PT-v2m2", "models"),
+        ("model.backbone", "CrossEntropyLoss", "models"),
+        ("model.criteria.0", "KLDLoss", "losses"),
+        ("model.criteria.1", "BinaryFocalLoss", "losses"),
+        ("hooks.1", "InsSegEvaluator", "hooks"),
+        ("optimizer", "OneCycleLR", "optimizers"),
+        ("scheduler", "CosineScheduler", "schedulers"),
+        ("train", "MultiDatasetTrainer", "trainers"),
+        ("test", "ClsTester", "testers"),
+        ("data.train", "ScanNetDataset", "datasets"),
+        ("data.train.transform.2", "PositiveShift", "transforms"),
+        ("data.test.test_cfg.voxelize", "NuScenesDataset", "transforms"),
+        ("data.test.test_cfg.aug_transform.0.0", "RandomScal", "transforms"),
+    ],
+)
+def test_an_unknown_type_is_looked_up_where_it_stands(place: str, name: str, registry: str) -> None:
+    path = CONFIGS / "nuscenes" / "teacher.py"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {f"{place}.type": name})
+    text = str(caught.value)
+    assert text.startswith(f"{path}: {place}: unknown type {name!r} in the registry of {registry}: ")
+    listed = text.partition("Allowed: ")[2].rstrip(".").split(", ")
+    assert sorted(listed) == registries()[registry].names()
+    assert listed == by_nearness(name, listed)
+
+
+def test_the_losses_of_a_distiller_are_looked_up_among_theirs() -> None:
+    path = CONFIGS / "nuscenes" / "distill_full.py"
+    for place, registry in (("losses.0", "distillation losses"), ("teacher.criteria.0", "losses")):
+        with pytest.raises(ConfigError, match=f"model.{place}: unknown type 'DiceLos' in the registry of {registry}"):
+            load_config(path, {f"model.{place}.type": "DiceLos"})

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -112,6 +112,8 @@ class BaseDataset(Dataset):
         ConfigError: an argument is wrong.
         DataError: files are missing.
     """
+
+    built_from: ClassVar = {"transform": "transforms", "test_cfg": "transforms"}
 
     names: tuple[str, ...] = ()
     """Class names, in the order of the class indices."""

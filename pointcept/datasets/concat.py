@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class ConcatDataset(Dataset):
         ConfigError: an argument is wrong, or the classes of the data sets do not go together.
         DataError: files are missing.
     """
+
+    built_from: ClassVar = {"datasets": "datasets"}
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from pointcept.utils.errors import DataError
 from .base import BaseDataset
 from .builder import DATASETS
 from .preprocessing.nuscenes.info import info_path
-from .reading import UNKNOWN, finite_rows, map_labels, read_binary
+from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary
 from .safe_pickle import load_plain_pickle
 from .submission import check_prediction, write_array
 from .transform.mixing import Scanner
@@ -100,6 +100,7 @@ class NuScenesDataset(BaseDataset):
             (but for those on the own car, closer than ``NEAR`` to the sensor, which would trail behind it), and the
             sample has ``time``, float32 (N, 1), their age in seconds (0 for the key frame). A scene begins
             without sweeps, so its first key frames have fewer.
+        learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
 
     Raises:
@@ -128,7 +129,9 @@ class NuScenesDataset(BaseDataset):
         nonfinite: str = "raise",
         sweeps: int = 10,
         input_sweeps: int = 1,
+        learning_map: Mapping[int, int] | None = None,
     ) -> None:
+        check_learning_map(learning_map, label_table(-1))
         self.sweeps = check_integer("sweeps", sweeps, 1)
         if check_integer("input_sweeps", input_sweeps, 1) > sweeps:
             raise refused("input_sweeps", input_sweeps, f"at most sweeps={sweeps}")

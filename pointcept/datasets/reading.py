@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pointcept.utils.errors import DataError
+from pointcept.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,24 @@ def finite_rows(points: np.ndarray, path: Path, nonfinite: str) -> np.ndarray | 
         raise DataError(f"{bad}: no point is left")
     logger.debug("%s: left out", bad)
     return mask
+
+
+def check_learning_map(learning_map: Mapping[int, int] | None, table: np.ndarray) -> None:
+    """Check that a config's own class map, as Pointcept's older configs hold it, is that of the data set.
+
+    Args:
+        learning_map: raw id -> class, negative where it is ignored; None is always right.
+        table: as for :func:`map_labels`.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    for raw, index in (learning_map or {}).items():
+        own = int(table[raw]) if isinstance(raw, int) and 0 <= raw < len(table) else UNKNOWN
+        ignored = UNKNOWN < own < 0 and isinstance(index, int) and index < 0
+        if own != index and not ignored:
+            here = "unknown" if own == UNKNOWN else "ignored" if own < 0 else f"class {own}"
+            raise ConfigError(f"learning_map has {index!r} for the raw label {raw!r}, which is {here} in this data set")
 
 
 def map_labels(raw: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
-from .reading import UNKNOWN, finite_rows, map_labels, read_binary, require_folder
+from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary, require_folder
 from .submission import check_prediction, write_array
 from .transform.mixing import Scanner
 from .transform.points import Sample
@@ -90,6 +90,7 @@ class SemanticKITTIDataset(BaseDataset):
     Args:
         sequences: these sequences instead of those of the split, as numbers or names (8 or "08"), read with labels
             unless ``split`` is "test"; or "available": those of the split that are on disk, for parts of the data set.
+        learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
 
     Raises:
@@ -115,7 +116,9 @@ class SemanticKITTIDataset(BaseDataset):
         ignore_index: int = -1,
         nonfinite: str = "raise",
         sequences: Sequence[int | str] | str | None = None,
+        learning_map: Mapping[int, int] | None = None,
     ) -> None:
+        check_learning_map(learning_map, label_table(-1))
         self.available = sequences == "available"
         self.sequences = None if sequences is None or self.available else self._sequence_names(sequences)
         super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)

@@ -20,6 +20,7 @@ from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
 from pointcept.utils import comm
 from pointcept.utils.config import Config, parse_options, validate_config
+from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import write_environment
 from pointcept.utils.errors import ConfigError
@@ -94,6 +95,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ConfigError: anything wrong in it; the message names file and place.
     """
     cfg = Config.fromfile(path, options)
+    adopt(cfg)
     validate_config(cfg)
     backend.parse(cfg.backend or "", "backend")
     return cfg

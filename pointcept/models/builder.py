@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pointcept.utils.errors import ConfigError
 from pointcept.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,24 @@ def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
         return MODELS.build(cfg, "model")
     part = narrow(cfg)
     return MODELS.build(part, next((f"model.{key}" for key, value in cfg.items() if value is part), "model"))
+
+
+def check_has_decoder(name: str, cls_mode: bool | None, enc_mode: bool | None) -> None:
+    """Check that a config of Pointcept asks for a whole network.
+
+    Args:
+        name: the network, for messages.
+        cls_mode: True asks for the encoder alone, for classification.
+        enc_mode: another name of it, since Pointcept 1.6.1.
+
+    Raises:
+        ConfigError: the encoder alone is asked for, or the two contradict each other.
+    """
+    if cls_mode is not None and enc_mode is not None and cls_mode != enc_mode:
+        raise ConfigError(f"{name}: cls_mode={cls_mode} and enc_mode={enc_mode} are two names of one option: keep one")
+    if cls_mode or enc_mode:
+        option = "cls_mode" if cls_mode else "enc_mode"
+        raise ConfigError(f"{name}: {option}=True asks for an encoder without decoder, which does not exist here")
 
 
 def deployable(model: nn.Module) -> nn.Module:

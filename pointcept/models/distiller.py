@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class Distiller(nn.Module):
             student has no criteria, or no loss is given.
         CheckpointError: the checkpoint is missing, damaged or does not fit the teacher.
     """
+
+    built_from: ClassVar = {"teacher": "models", "student": "models", "losses": "distillation losses"}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Segmentor(nn.Module):
         ConfigError: a part is wrong, or a loss is made for another number of classes.
     """
 
+    built_from: ClassVar = {"backbone": "models", "criteria": "losses"}
     num_classes: int
 
     def __init__(

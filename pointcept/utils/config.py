@@ -11,6 +11,7 @@ The syntax of the files is described in ``config_loader``, the top-level keys in
 from __future__ import annotations
 
 import copy
+import difflib
 import keyword
 import logging
 import math
@@ -22,7 +23,8 @@ import addict
 
 from pointcept.utils.config_loader import Layer, follow_data_root, load_layer
 from pointcept.utils.config_options import apply_options, parse_options
-from pointcept.utils.config_schema import RETIRED, SCHEMA, check_plain, check_schema, defaults
+from pointcept.utils.config_schema import SCHEMA, check_plain, check_schema, defaults
+from pointcept.utils.config_upstream import KEYS
 from pointcept.utils.config_validation import validate_config
 from pointcept.utils.errors import ConfigError, did_you_mean
 from pointcept.utils.files import write_text_atomic
@@ -31,6 +33,7 @@ __all__ = ["Config", "parse_options", "validate_config"]
 
 logger = logging.getLogger(__name__)
 
+NEARLY = 0.75  # similarity from which an unknown name is a misspelt key: "epochs" 0.91, "dataset" and "data" 0.73
 YAPF_STYLE = {"based_on_style": "pep8", "column_limit": 120, "split_before_first_argument": True}
 
 
@@ -146,30 +149,51 @@ def _source(value: Any) -> str:
 
 
 def _drop_retired(layer: Layer) -> None:
-    """Remove the keys that no longer mean anything, with a warning."""
-    for key in RETIRED.keys() & layer.values.keys():
-        logger.warning("%s: config key %r is ignored: %s", layer.origin[key], key, RETIRED[key])
+    """Remove the keys that mean nothing here, with a warning; a helper variable of such a name stays."""
+    for key in [key for key in KEYS if key in layer.values and key not in layer.used]:
+        logger.warning("%s: config key %r is ignored: %s", layer.origin[key], key, KEYS[key])
         del layer.values[key]
 
 
 def _check_names(layer: Layer) -> None:
-    """Refuse top-level names that neither mean something nor are read by any file.
+    """Say which top-level names neither mean something nor are read by any file; they have no effect.
 
     Raises:
-        ConfigError: such a name, most often a misspelt key.
+        ConfigError: such a name that is nearly a key, or the new value of a helper variable that a base has read.
     """
-    for key in layer.values:
-        if key not in SCHEMA and key not in layer.used:
-            raise ConfigError(f"{layer.origin[key]}: unused config key {key!r}: {did_you_mean(key, SCHEMA)}")
+    idle: dict[str, list[str]] = {}
+    for key in layer.values.keys() - layer.used - SCHEMA.keys():
+        where = f"{layer.origin[key]}: unused config key {key!r}"
+        if key in layer.late:
+            raise ConfigError(f"{where}: a base has read its former value already, so the new one changes nothing")
+        meant = _nearly(key)
+        if meant is not None:
+            raise ConfigError(f"{where}: {did_you_mean(meant, SCHEMA)}")
+        idle.setdefault(layer.origin[key], []).append(key)
+    for path, keys in idle.items():
+        logger.warning("%s: no key of a config, and nothing reads it: %s", path, ", ".join(sorted(keys)))
+
+
+def _nearly(name: str) -> str | None:
+    """The key that ``name`` is with a slip in it (``epochs``, ``batchSize``, ``grad_clip``), or None."""
+
+    def likeness(key: str) -> float:
+        own, other = name.lower().split("_"), key.split("_")
+        if sorted(own) == sorted(other):
+            return 1.0
+        return difflib.SequenceMatcher(None, "".join(own), "".join(other)).ratio()
+
+    nearest = max(SCHEMA, key=likeness)
+    return nearest if likeness(nearest) >= NEARLY else None
 
 
 def _override(
     tree: dict[str, Any], origin: dict[str, str], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Apply the command line to a resolved tree; retired keys are named and skipped."""
-    for key in RETIRED.keys() & options.keys():
-        logger.warning("--options: config key %r is ignored: %s", key, RETIRED[key])
-    options = {k: v for k, v in options.items() if k not in RETIRED}
+    for key in KEYS.keys() & options.keys():
+        logger.warning("--options: config key %r is ignored: %s", key, KEYS[key])
+    options = {k: v for k, v in options.items() if k not in KEYS}
     if "data_root" in options:
         # First, so that data.test.data_root on the same command line wins.
         tree = follow_data_root(tree, tree["data_root"], options["data_root"])

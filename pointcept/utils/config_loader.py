@@ -31,11 +31,13 @@ class Layer:
         values: top-level names, helper variables included.
         origin: the file that set each name last.
         used: names that some file reads, so that they have an effect even outside the schema.
+        late: names that a file gives another value after a base has read them.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
 
 
 def load_layer(path: Path, parents: tuple[Path, ...] = ()) -> Layer:
@@ -160,6 +162,7 @@ def _join(layer: Layer, other: Layer, path: Path) -> None:
         layer.values[key] = value
         layer.origin[key] = other.origin[key]
     layer.used |= other.used
+    layer.late |= other.late
 
 
 def _execute(
@@ -191,6 +194,7 @@ def _is_code(value: Any) -> bool:
 def _extend(layer: Layer, own: dict[str, Any], read: Iterable[str], path: Path) -> None:
     """Put what the file itself defines on top of its bases, in place."""
     former = layer.values.get("data_root")
+    layer.late |= {key for key in layer.used & own.keys() if layer.values.get(key) != own[key]}
     layer.values = merge(layer.values, own)
     if former is not None and "data_root" in own:
         layer.values = follow_data_root(layer.values, former, own["data_root"])

@@ -1,7 +1,7 @@
 """The top-level keys of a config: types, defaults and meaning, in this one table.
 
-Names are those that users of Pointcept know; keys that it had and that are gone stand in
-``RETIRED`` with the reason.
+Names are those that users of Pointcept know; keys that it has and that mean nothing here stand in
+``config_upstream``.
 """
 
 from __future__ import annotations
@@ -140,14 +140,6 @@ SCHEMA: dict[str, Field] = {
     ),
     "train": Field((dict,), {"type": "DefaultTrainer"}, "The trainer, from its registry."),
     "test": Field((dict,), {"type": "SemSegTester"}, "The tester, from its registry."),
-}
-
-RETIRED: dict[str, str] = {
-    "enable_wandb": "runs are logged to TensorBoard and to a text file only",
-    "wandb_project": "runs are logged to TensorBoard and to a text file only",
-    "wandb_key": "runs are logged to TensorBoard and to a text file only",
-    "empty_cache_per_epoch": "'empty_cache' is the one switch",
-    "max_batch_points": "bound the points of a scan with SphereCrop",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pointcept.utils.config_schema import REQUIRED, SCHEMA
-from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.errors import ConfigError, by_nearness
 from pointcept.utils.registry import Registry, registries
 
 # What the engine adds when it builds these; a class may add its own in ``supplied_by_engine``.
@@ -24,13 +24,26 @@ SUPPLIED = {
     "test": ("cfg",),
 }
 
+# The registry that the engine builds a top-level key from. Below, a class says in ``built_from`` what it builds each
+# of its arguments from; where nothing says it, every registry is asked.
+BUILT_FROM = {
+    "model": "models",
+    "optimizer": "optimizers",
+    "scheduler": "schedulers",
+    "data": "datasets",
+    "hooks": "hooks",
+    "train": "trainers",
+    "test": "testers",
+}
+
 
 def validate_config(cfg: Mapping[str, Any]) -> None:
     """Check every ``dict(type=...)`` of the tree against the registered class or function.
 
-    Import everything that registers something first. A type is looked up in all registries;
-    arguments have to exist and to fit simple annotations (numbers, strings, bools, sequences of
-    them), and required arguments have to be there, except those that the engine supplies.
+    Import everything that registers something first. A type is looked up in the registry that its place
+    is built from (``BUILT_FROM`` and ``built_from``), or in all of them where nothing says it; arguments
+    have to exist and to fit simple annotations (numbers, strings, bools, sequences of them), and required
+    arguments have to be there, except those that the engine supplies.
 
     Args:
         cfg: a resolved config.
@@ -44,28 +57,47 @@ def validate_config(cfg: Mapping[str, Any]) -> None:
     for key, field in SCHEMA.items():
         if field.default is REQUIRED and key not in cfg:
             raise ConfigError(f"{prefix}the config gives no {key!r}: {field.meaning}")
-    for path, node in _typed_dicts(cfg, ""):
-        _check_entry(node, path, prefix + path)
+    for path, node, built_from in _typed_dicts(cfg, "", BUILT_FROM):
+        _check_entry(node, path, prefix + path, built_from)
 
 
-def _typed_dicts(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict with a string under ``type``, with its place, outermost first."""
+def _typed_dicts(
+    node: Any, path: str, built_from: Mapping[str, str] | str | None
+) -> Iterator[tuple[str, Mapping[str, Any], Registry | None]]:
+    """Every dict with a string under ``type``, with its place and the registry it is built from, outermost first.
+
+    Args:
+        node: part of a config.
+        path: its place.
+        built_from: the registry of all that is in it, one for each of its keys, or None.
+    """
     if isinstance(node, Mapping):
         if path and isinstance(node.get("type"), str):
-            yield path, node
+            registry = registries().get(built_from) if isinstance(built_from, str) else None
+            yield path, node, registry
+            built_from = _arguments_built_from(node["type"], registry)
         for key, value in node.items():
-            yield from _typed_dicts(value, f"{path}.{key}" if path else str(key))
+            below = built_from.get(key) if isinstance(built_from, Mapping) else built_from
+            yield from _typed_dicts(value, f"{path}.{key}" if path else str(key), below)
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from _typed_dicts(value, f"{path}.{i}")
+            yield from _typed_dicts(value, f"{path}.{i}", built_from)
 
 
-def _check_entry(node: Mapping[str, Any], path: str, where: str) -> None:
+def _arguments_built_from(name: str, registry: Registry | None) -> Mapping[str, str]:
+    """``built_from`` of the entry called ``name``: argument -> name of a registry."""
+    homes = [registry] if registry is not None else list(registries().values())
+    entries = [home.get(name) for home in homes if name in home]
+    return next((entry.built_from for entry in entries if hasattr(entry, "built_from")), {})
+
+
+def _check_entry(node: Mapping[str, Any], path: str, where: str, built_from: Registry | None) -> None:
     name = node["type"]
+    if built_from is not None:
+        return _check_against(built_from, node, path, where)
     candidates = [registry for registry in registries().values() if name in registry]
     if not candidates:
-        known = sorted({entry for registry in registries().values() for entry in registry.names()})
-        raise ConfigError(f"{where}: unknown type {name!r} in every registry: {did_you_mean(name, known)}")
+        raise ConfigError(f"{where}: unknown type {name!r} in every registry: {_nearest(name)}")
     errors = []
     for registry in candidates:
         try:
@@ -75,8 +107,17 @@ def _check_entry(node: Mapping[str, Any], path: str, where: str) -> None:
     raise errors[0]
 
 
+def _nearest(name: str) -> str:
+    """The nearest names of all registries, each with its registry."""
+    homes = {entry: registry.name for registry in registries().values() for entry in registry.names()}
+    return f"nearest are {', '.join(f'{entry!r} ({homes[entry]})' for entry in by_nearness(name, homes)[:3])}"
+
+
 def _check_against(registry: Registry, node: Mapping[str, Any], path: str, where: str) -> None:
-    entry = registry.get(node["type"])
+    try:
+        entry = registry.get(node["type"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     supplied = (*SUPPLIED.get(path, ()), *getattr(entry, "supplied_by_engine", ()))
     registry.check(node, where=where, supplied=supplied)
     for key in SUPPLIED.get(path, ()):

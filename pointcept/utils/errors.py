@@ -46,8 +46,14 @@ class CheckpointError(ValueError):
     """A weight file is missing, damaged or does not fit the model."""
 
 
+def by_nearness(got: str, valid: Iterable[str]) -> list[str]:
+    """The valid names, those that look most like ``got`` first."""
+    text = str(got).lower()
+    return sorted(sorted(valid), key=lambda name: -difflib.SequenceMatcher(None, text, name.lower()).ratio())
+
+
 def did_you_mean(got: str, valid: Iterable[str]) -> str:
-    """Say which valid name is nearest to ``got`` and list all of them.
+    """Say which valid name is nearest to ``got`` and list all of them, nearest first.
 
     Args:
         got: the name that was not recognised.
@@ -56,8 +62,7 @@ def did_you_mean(got: str, valid: Iterable[str]) -> str:
     Returns:
         A sentence fragment such as ``did you mean 'enc_depths'? Allowed: ...``.
     """
-    names = sorted(str(v) for v in valid)
-    lower = {n.lower(): n for n in reversed(names)}
-    near = difflib.get_close_matches(str(got).lower(), list(lower), n=1, cutoff=0.5)
-    hint = f"did you mean {lower[near[0]]!r}? " if near else ""
+    names = by_nearness(got, map(str, valid))
+    near = difflib.get_close_matches(str(got).lower(), [name.lower() for name in names[:1]], n=1, cutoff=0.5)
+    hint = f"did you mean {names[0]!r}? " if near else ""
     return f"{hint}Allowed: {', '.join(names) if names else '(nothing)'}."

@@ -233,7 +233,10 @@ def test_wrong_config_files(train: Any, tmp_path: Path) -> None:
             "model.backbone.drop_path: got 'high' (str)",
             "float",
         ),
-        base + "model = dict(type='PTv4')\n": ("model: unknown type 'PTv4' in every registry", "Allowed:"),
+        base + "model = dict(type='PTv4')\n": (
+            "model: unknown type 'PTv4' in the registry of models",
+            "Allowed: PT-v3m1, ",
+        ),
         base + "optimizer = dict(typo=1\n": ("config.py:2: SyntaxError",),
         "_base_ = ['nowhere.py']\n": ("no config file", "nowhere.py", "which is a _base_ of"),
     }.items():

@@ -58,6 +58,80 @@ model = dict({{{{_base_.student}}}}, num_classes={{{{_base_.num_classes}}}})
 """
 
 
+POINTCEPT_RUNTIME = """
+enable_wandb, wandb_project, wandb_key = True, "pointcept", None
+num_worker, empty_cache_per_epoch, mix_prob, param_dicts, clip_grad = 0, False, 0, None, None
+hooks = [
+    dict(type="CheckpointLoader"), dict(type="ModelHook"), dict(type="IterationTimer", warmup_iter=2),
+    dict(type="InformationWriter"), dict(type="SemSegEvaluator"), dict(type="CheckpointSaver", save_freq=None),
+    dict(type="PreciseEvaluator", test_last=False),
+]
+train = dict(type="DefaultTrainer")
+test = dict(type="SemSegTester", verbose=True)
+"""
+POINTCEPT_CONFIG = """
+_base_ = ["../_base_/default_runtime.py"]
+batch_size, mix_prob, epoch, eval_epoch = 2, 0.8, 2, 1
+empty_cache, enable_amp = False, True
+model = {model}
+model["criteria"] = [dict(type="CrossEntropyLoss", reduction="mean", ignore_index=-1), dict(type="LovaszLoss")]
+optimizer = dict(type="AdamW", lr=0.002, weight_decay=0.005)
+scheduler = dict(type="OneCycleLR", max_lr=optimizer["lr"], pct_start=0.04, anneal_strategy="cos")
+dataset_type, data_root, ignore_index, names = "{dataset}", "data/somewhere", -1, ["a", "b"]
+learning_map, learning_map_inv = {learning_map}, dict()
+voxels = dict(type="GridSample", grid_size=0.2, hash_type="fnv", mode="train", {grid}=True)
+collect = dict(type="Collect", keys=("coord", {entry!r}, "segment"), feat_keys=("coord", "strength"))
+whole = dict(collect, keys=("coord", {entry!r}, "segment", "origin_segment", "inverse"))
+copy = dict(type="Copy", keys_dict=dict(segment="origin_segment"))
+clip = dict(type="PointClip", point_cloud_range=(-35.2, -35.2, -4, 35.2, 35.2, 2))
+common = dict(type=dataset_type, data_root=data_root, ignore_index=ignore_index, {arguments})
+data = dict(
+    num_classes={classes}, ignore_index=ignore_index, names=names,
+    train=dict(common, split="{splits[0]}", test_mode=False, transform=[
+        dict(type="RandomRotate", angle=[-1, 1], axis="z", center=[0, 0, 0], p=0.5), clip,
+        dict(type="RandomScale", scale=[0.9, 1.1]), dict(type="RandomFlip", p=0.5),
+        dict(type="RandomJitter", sigma=0.005, clip=0.02), voxels, dict(type="ToTensor"), collect]),
+    val=dict(common, split="{splits[1]}", test_mode=False, transform=[
+        copy, clip, dict(voxels, return_inverse=True), dict(type="ToTensor"), whole]),
+    test=dict(common, split="{splits[1]}", test_mode=True,
+        transform=[clip, copy, dict(type="GridSample", grid_size=0.1, mode="train", return_inverse=True)],
+        test_cfg=dict(
+            voxelize=dict(voxels, mode="test"), crop=None,
+            post_transform=[dict(type="ToTensor"), dict(collect, keys=("coord", {entry!r}, "index"))],
+            aug_transform=[
+                [dict(type="RandomRotateTargetAngle", angle=[1 / 2], axis="z", center=[0, 0, 0], p=1)]])),
+)
+"""
+POINTCEPT_PTV3 = """dict(
+    type="DefaultSegmentorV2", num_classes={classes}, backbone_out_channels=8,
+    backbone=dict(type="PT-v3m1", in_channels=4, order=["z", "z-trans", "hilbert", "hilbert-trans"], stride=(2,),
+        enc_depths=(1, 1), enc_channels=(8, 16), enc_num_head=(1, 2), enc_patch_size=(64, 64), dec_depths=(1,),
+        dec_channels=(8,), dec_num_head=(1,), dec_patch_size=(64,), {mode}=False, pdnorm_bn=False, pdnorm_ln=False,
+        pdnorm_conditions=("nuScenes", "SemanticKITTI", "Waymo")))"""
+POINTCEPT_SPUNET = """dict(type="DefaultSegmentor", backbone=dict(
+    type="SpUNet-v1m1", in_channels=4, num_classes={classes}, base_channels=8, channels=(8, 8), layers=(1, 1)))"""
+
+
+def pointcept_config(layout: str) -> str:
+    """A config as Pointcept's are, each layout in the words of another version."""
+    dataset = LAYOUTS[layout].dataset
+    model, grid, arguments = {
+        "semantic_kitti": (POINTCEPT_SPUNET, "return_discrete_coord", "learning_map=learning_map"),
+        "nuscenes": (POINTCEPT_PTV3.replace("{mode}", "enc_mode"), "return_grid_coord", "sweeps=10"),
+        "waymo": (POINTCEPT_PTV3.replace("{mode}", "cls_mode"), "return_grid_coord", "cache=False"),
+    }[layout]
+    return POINTCEPT_CONFIG.format(
+        model=model.format(classes=len(dataset.names)),
+        dataset=dataset.__name__,
+        classes=len(dataset.names),
+        splits=LAYOUTS[layout].splits,
+        grid=grid,
+        entry=grid.removeprefix("return_"),
+        arguments=arguments,
+        learning_map={0: -1, 10: 0, 252: 0, 11: 1},
+    )
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a layout is called in the package.
@@ -169,6 +243,26 @@ def tested(run: Run) -> Run:
         finally:
             close_logging()
     return run
+
+
+def test_a_config_of_pointcept_trains_and_tests_as_it_is(
+    run: Run, call_tool: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place, text in (("_base_/default_runtime", POINTCEPT_RUNTIME), ("x/semseg", pointcept_config(run.layout))):
+        path = tmp_path / "configs" / f"{place}.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    options = [f"save_path={tmp_path / 'exp'}", *run.options]
+    if run.layout == "semantic_kitti":
+        options.append("data.val.sequences=available")
+    done = call_tool("train", "--config-file", str(path), "--num-gpus", "1", "--options", *options)
+    assert done.code == 0, done.err
+    assert "Train [1/1] done: 2 steps" in done.out
+    assert "mIoU quick" in done.out
+    assert "mIoU precise" in done.out
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for name in ("'ModelHook'", "'wandb_key'", "'reduction'", "learning_map_inv"):
+        assert len([text for text in told if name in text]) == 1, told
 
 
 def test_labelled_scans_get_a_table(tested: Run) -> None:

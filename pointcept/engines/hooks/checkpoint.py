@@ -21,15 +21,15 @@ class CheckpointLoader(HookBase):
 
     Args:
         keywords: part of the file's key names to replace; keys are seen with the prefix ``module.``.
-        replacement: what to write in its place.
+        replacement: what to write in its place; None leaves it.
         strict: every weight has to be in the file and fit; otherwise what fits is loaded, and the log names the rest.
     """
 
     phase = Phase.LOAD
 
-    def __init__(self, keywords: str = "", replacement: str = "", strict: bool = True) -> None:
+    def __init__(self, keywords: str = "", replacement: str | None = None, strict: bool = True) -> None:
         self.keywords = keywords
-        self.replacement = replacement
+        self.replacement = keywords if replacement is None else replacement
         self.strict = strict
 
     def before_train(self) -> None:

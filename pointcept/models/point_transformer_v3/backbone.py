@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pointcept.models.builder import MODELS
+from pointcept.models.builder import MODELS, check_has_decoder
 from pointcept.models.modules import check_strides
 from pointcept.models.point_transformer_v3.layers import (
     Block,
@@ -26,7 +26,6 @@ _TRAINED_WITH = {
     "residual": "for weights trained here or with Pointcept since 1.5.2",
     "mlp_branch": "for weights trained with Pointcept up to 1.5.1",
 }
-_UNSUPPORTED = "is an option of Pointcept that this framework does not have; set it to False"
 
 
 @dataclass
@@ -95,6 +94,15 @@ def _decoder(
     return decoder
 
 
+def _check_options(pdnorm_bn: bool, pdnorm_ln: bool, rpe_in_flash: bool) -> None:
+    """Refuse what this network cannot do."""
+    for name, value in (("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
+        if value:
+            raise ConfigError(f"PT-v3m1: {name}=True asks for prompt-driven norms, which do not exist here")
+    if rpe_in_flash:
+        raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
+
+
 @MODELS.register_module("PT-v3m1")
 class PointTransformerV3(nn.Module):
     """Serialized attention in a U-Net: encoder stages with pooling, decoder stages with unpooling.
@@ -122,8 +130,9 @@ class PointTransformerV3(nn.Module):
             of the block before it, as in Pointcept since 1.5.2; ``"mlp_branch"`` the MLP's output before it is added,
             as in Pointcept up to 1.5.1, with which the published weights were trained. Both have the same weights, so
             a file does not tell which it is for. Without ``pre_norm`` there is no difference.
-        cls_mode, pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
-            accepted so that Pointcept's configs load; classification and prompt-driven norms are not supported.
+        cls_mode, enc_mode: see :func:`check_has_decoder`.
+        pdnorm_bn, pdnorm_ln, pdnorm_decouple, pdnorm_adaptive, pdnorm_affine, pdnorm_conditions:
+            accepted so that Pointcept's configs load; prompt-driven norms are not supported.
 
     Raises:
         ConfigError: a value out of its range, stages of different number, channels that heads do not divide,
@@ -155,7 +164,7 @@ class PointTransformerV3(nn.Module):
         enable_flash: bool = True,
         upcast_attention: bool = False,
         upcast_softmax: bool = False,
-        cls_mode: bool = False,
+        cls_mode: bool | None = None,
         pdnorm_bn: bool = False,
         pdnorm_ln: bool = False,
         pdnorm_decouple: bool = True,
@@ -164,14 +173,12 @@ class PointTransformerV3(nn.Module):
         pdnorm_conditions: Sequence[str] = (),
         bn_momentum: float = 0.01,
         recompute: str | None = None,
+        enc_mode: bool | None = None,
         cpe_input: str = "residual",
     ) -> None:
         super().__init__()
-        for name, value in (("cls_mode", cls_mode), ("pdnorm_bn", pdnorm_bn), ("pdnorm_ln", pdnorm_ln)):
-            if value:
-                raise ConfigError(f"PT-v3m1: {name}=True {_UNSUPPORTED}")
-        if enable_rpe and enable_flash:
-            raise ConfigError("PT-v3m1: enable_rpe needs enable_flash=False: fused kernels take no learned bias")
+        check_has_decoder("PT-v3m1", cls_mode, enc_mode)
+        _check_options(pdnorm_bn, pdnorm_ln, enable_rpe and enable_flash)
         _check_numbers(in_channels, drop_path, bn_momentum)
         self.orders = (order,) if isinstance(order, str) else tuple(order)
         self.strides = check_strides("stride", stride)

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointcept.models.builder import MODELS
+from pointcept.models.builder import MODELS, check_has_decoder
 from pointcept.models.modules import BatchNorm, InverseConv, StridedConv, SubmanifoldConv, activation_name, norm_act
 from pointcept.structures import GridPyramid, VoxelGrid
 from pointcept.utils.checks import check_integer, check_integers, refused
-from pointcept.utils.errors import ConfigError
 
 
 def _norm(channels: int) -> BatchNorm:
@@ -72,10 +71,10 @@ class SpUNet(nn.Module):
         base_channels: channels of the stem.
         channels: of the encoder stages, then of the decoder stages, deepest first.
         layers: residual blocks of each, in the same order.
-        cls_mode: accepted so that Pointcept's configs load; classification is not supported.
+        cls_mode, enc_mode: see :func:`check_has_decoder`.
 
     Raises:
-        ConfigError: channels and layers of different or odd length, or ``cls_mode``.
+        ConfigError: channels and layers of different or odd length, or a network without its decoder.
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class SpUNet(nn.Module):
         base_channels: int = 32,
         channels: Sequence[int] = (32, 64, 128, 256, 256, 128, 96, 96),
         layers: Sequence[int] = (2, 3, 4, 6, 2, 2, 2, 2),
-        cls_mode: bool = False,
+        cls_mode: bool | None = None,
+        enc_mode: bool | None = None,
     ) -> None:
         super().__init__()
-        if cls_mode:
-            raise ConfigError("SpUNet-v1m1: cls_mode=True is not supported; set it to False")
+        check_has_decoder("SpUNet-v1m1", cls_mode, enc_mode)
         check_integer("in_channels", in_channels, 1)
         check_integer("num_classes", num_classes, 0)
         check_integer("base_channels", base_channels, 1)

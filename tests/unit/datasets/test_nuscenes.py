@@ -108,6 +108,12 @@ def test_label_table() -> None:
     assert NuScenesDataset.names[3] == "car"
 
 
+def test_a_class_map_in_the_config_has_to_be_the_one_of_the_data_set(root: Path) -> None:
+    assert len(NuScenesDataset("train", root, learning_map={0: -1, 9: 0, 16: 2})) > 0
+    with pytest.raises(ConfigError, match="has 1 for the raw label 16, which is class 2 in"):
+        NuScenesDataset("train", root, learning_map={16: 1})
+
+
 def test_reads_the_files_of_pointcept(root: Path) -> None:
     cfg = {
         "type": "NuScenesDataset",

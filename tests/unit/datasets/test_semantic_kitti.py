@@ -11,7 +11,7 @@ import torch
 
 from pointcept.datasets import Draw, SemanticKITTIDataset, build_dataset
 from pointcept.datasets.reading import UNKNOWN
-from pointcept.datasets.semantic_kitti import CLASS_TO_RAW, IGNORED_RAW, label_table
+from pointcept.datasets.semantic_kitti import CLASS_TO_RAW, CLASSES, IGNORED_RAW, label_table
 from pointcept.utils.errors import ConfigError, DataError
 
 # Written down a second time on purpose: a slip in the owner's table must show.
@@ -56,6 +56,20 @@ def test_class_map():
     assert names[0] == "car"
     assert names[8] == "road"
     assert names[18] == "traffic-sign"
+
+
+def test_a_class_map_in_the_config_has_to_be_the_one_of_the_data_set(tiny_root):
+    own = {raw: index for index, ids in enumerate(CLASSES.values()) for raw in ids}
+    assert len(dataset(tiny_root, learning_map={**own, 0: -1, 1: -100})) == len(dataset(tiny_root))
+    for change, message in (
+        ({252: -1}, "has -1 for the raw label 252, which is class 0 in"),
+        ({30: 6}, "has 6 for the raw label 30, which is class 5 in"),
+        ({99: 3}, "has 3 for the raw label 99, which is ignored in"),
+        ({5: -1}, "has -1 for the raw label 5, which is unknown in"),
+        ({"car": 0}, "has 0 for the raw label 'car', which is unknown in"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataset(tiny_root, learning_map={**own, **change})
 
 
 def test_splits(tiny_root):

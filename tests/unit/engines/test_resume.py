@@ -10,6 +10,7 @@ import torch
 from fakes import make_config
 from runs import Recorder, interrupt, make_trainer, run, same_weights
 
+from pointcept.engines.hooks import HOOKS
 from pointcept.utils.checkpoint import read_checkpoint
 from pointcept.utils.device import seed_everything
 from pointcept.utils.errors import CheckpointError, ConfigError
@@ -115,3 +116,11 @@ def test_resume_refuses_values_that_are_not_finite(tmp_path: Path, where: str) -
     entry = r"seg_head\.bias \(1 of 3" if where == "state_dict" else r"0\.exp_avg \(1 of 48"
     with pytest.raises(CheckpointError, match=rf"model_last\.pth: .*{entry} values\)"):
         run(make_config(tmp_path, resume=True))
+
+
+def test_a_loader_without_a_replacement_leaves_the_names() -> None:
+    """As in Pointcept, whose configs may say ``replacement=None``."""
+    for options in ({}, {"keywords": "module.seg_head"}, {"keywords": "module.seg_head", "replacement": None}):
+        hook = HOOKS.build({"type": "CheckpointLoader", **options})
+        assert hook.replacement == hook.keywords == options.get("keywords", "")
+    assert HOOKS.build({"type": "CheckpointLoader", "keywords": "a", "replacement": ""}).replacement == ""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pointcept.models import build_model
+from pointcept.utils.errors import ConfigError
 from tests.unit.models.conftest import make_batch
 
 
@@ -175,6 +176,20 @@ def test_wrong_configs_are_explained(small_segmentor, small_unet, batch):
     expect("in_channels=6", {**small_segmentor, "backbone": {**backbone, "in_channels": 6}})
     expect("use DefaultSegmentorV2", {"type": "DefaultSegmentor", "backbone": backbone})
     expect("channels: got .*even number", {**small_unet, "backbone": {**small_unet["backbone"], "layers": (1, 1, 1)}})
+
+
+def test_the_two_names_of_the_encoder_alone(small_segmentor, small_unet):
+    for config in (small_segmentor, small_unet):
+        backbone = config["backbone"]
+        for options in ({"cls_mode": False}, {"enc_mode": False}, {"cls_mode": False, "enc_mode": False}):
+            build_model({**config, "backbone": {**backbone, **options}})
+        for options, message in (
+            ({"cls_mode": True}, "cls_mode=True asks for an encoder without decoder"),
+            ({"enc_mode": True}, "enc_mode=True asks for an encoder without decoder"),
+            ({"cls_mode": False, "enc_mode": True}, "cls_mode=False and enc_mode=True are two names of one option"),
+        ):
+            with pytest.raises(ConfigError, match=f"{backbone['type']}: {message}"):
+                build_model({**config, "backbone": {**backbone, **options}})
 
 
 def test_training_without_labels_is_explained(config, batch):

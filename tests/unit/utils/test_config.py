@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from pointcept.utils.config import Config, parse_options
-from pointcept.utils.config_schema import RETIRED, SCHEMA, Field, defaults
+from pointcept.utils.config_schema import SCHEMA, Field, defaults
+from pointcept.utils.config_upstream import KEYS
 from pointcept.utils.errors import ConfigError
 
 MINIMAL = "model = dict(type='M', backbone=dict(type='B', depths=(1, 2)))\ndata = dict(num_classes=3)\n"
@@ -192,16 +193,56 @@ def test_unused_name_is_an_error_and_used_helpers_vanish(write: Write) -> None:
     assert cfg.data == {"num_classes": 4, "names": ["a", "b"]}
 
 
-def test_helper_of_a_base_counts_as_used_when_a_child_refers_to_it(write: Write) -> None:
+def test_helper_of_a_base_counts_as_used_when_a_child_refers_to_it(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(base="grid_size = 0.05", child="_base_ = 'base.py'\ndata = dict(g={{_base_.grid_size}})")
     assert Config.fromfile(path).data.g == 0.05
-    assert "grid_size" in message_of(path.parent / "base.py")
+    assert not caplog.records
+    Config.fromfile(path.parent / "base.py")
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path.parent / 'base.py'}: no key of a config, and nothing reads it: grid_size"
+    ]
 
 
-def test_helper_overridden_without_effect_is_an_error(write: Write) -> None:
-    text = message_of(write(base="n = 3\ndata = dict(n=n)", child="_base_ = 'base.py'\nn = 4"))
+def test_helper_overridden_without_effect_is_an_error(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    base = "n = 3\ndata = dict(n=n)"
+    text = message_of(write(base=base, child="_base_ = 'base.py'\nn = 4"))
     assert "child.py" in text
     assert "'n'" in text
+    assert "a base has read" in text
+    assert Config.fromfile(write(base=base, child="_base_ = 'base.py'\nn = 4\nseed = n")).seed == 4
+    assert not caplog.records
+    assert Config.fromfile(write(base=base, child="_base_ = 'base.py'\nn = 3")).data.n == 3
+    assert "reads it: n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("slip", "key"),
+    [
+        *(("epochs", "epoch"), ("batchSize", "batch_size"), ("optimiser", "optimizer"), ("num_workers", "num_worker")),
+        *(("grad_clip", "clip_grad"), ("lr_scheduler", "scheduler"), ("Model", "model"), ("hook", "hooks")),
+        *(("enableamp", "enable_amp"), ("mixprob", "mix_prob"), ("param_dict", "param_dicts"), ("weights", "weight")),
+    ],
+)
+def test_a_slip_in_a_key_is_an_error(write: Write, slip: str, key: str) -> None:
+    text = message_of(write(a=f"{slip} = 1"))
+    assert f"unused config key {slip!r}: did you mean {key!r}? Allowed: {key}, " in text
+
+
+def test_helpers_that_nothing_reads_are_named_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["dataset_type", "ignore_index", "names", "class_names", "label_names", "num_classes", "learning_map_inv"]
+    names += ["grid_size", "base_lr", "lr", "weight_decay", "in_channels", "feature_keys", "evaluate_interval", "bs"]
+    names += ["point_max", "wandb", "num_points", "val_split", "train_names", "model_name", "test_cfg", "n", "ratio"]
+    cfg = Config.fromfile(write(a="seed = 2\n" + "".join(f"{name} = 1\n" for name in names)))
+    assert cfg == {**defaults(), "seed": 2}
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f"nothing reads it: {', '.join(sorted(names))}")
+
+
+def test_a_helper_of_a_retired_name_is_none(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    assert Config.fromfile(write(a="metric = 3\nseed = metric")).seed == 3
+    assert not caplog.records
 
 
 def test_values_must_be_plain(write: Write) -> None:
@@ -238,7 +279,7 @@ def test_retired_keys_warn_and_go(write: Write, caplog: pytest.LogCaptureFixture
     assert set(cfg) == set(defaults())
     assert cfg.epoch == 2
     for key in ("enable_wandb", "wandb_key", "empty_cache_per_epoch"):
-        assert any(key in r.getMessage() and RETIRED[key] in r.getMessage() for r in caplog.records)
+        assert any(key in r.getMessage() and KEYS[key] in r.getMessage() for r in caplog.records)
 
 
 def test_defaults_fit_their_own_schema_and_are_fresh() -> None:
@@ -247,7 +288,7 @@ def test_defaults_fit_their_own_schema_and_are_fresh() -> None:
         assert SCHEMA[key].meaning.endswith(".")
     defaults()["hooks"].clear()
     assert defaults()["hooks"]
-    assert not RETIRED.keys() & SCHEMA.keys()
+    assert not KEYS.keys() & SCHEMA.keys()
 
 
 def test_field_in_words() -> None:

@@ -140,6 +140,26 @@ def test_a_name_in_two_registries_may_fit_either(config: Any) -> None:
         validate_config(cfg)
 
 
+def test_a_class_says_what_its_arguments_are_built_from(config: Any) -> None:
+    parts = Registry("parts")
+
+    @parts.register_module("Wheel")
+    class Wheel:
+        built_from = {"tyre": "parts"}
+
+        def __init__(self, tyre: Any = None, other: Any = None) -> None: ...
+
+    cfg = config()
+    cfg.model = {"type": "Wheel", "tyre": [{"deep": {"type": "Wheel"}}], "other": {"type": "anything"}}
+    validate_config(cfg)
+    cfg.model = {"type": "Wheel", "tyre": [{"deep": {"type": "anything"}}]}
+    with pytest.raises(ConfigError, match=r"model\.tyre\.0\.deep: unknown type 'anything' in the registry of parts"):
+        validate_config(cfg)
+    cfg.model = {"type": "Wheel", "other": {"type": "Whel"}}
+    with pytest.raises(ConfigError, match=r"model\.other: .* in every registry: nearest are 'Wheel' \(parts\), '"):
+        validate_config(cfg)
+
+
 def test_unresolvable_annotations_judge_nothing(config: Any) -> None:
     def later(depth: NotImportable) -> None:  # type: ignore[name-defined] # noqa: F821
         return None
