@@ -190,7 +190,7 @@ def test_the_notation() -> None:
         ("spcnov", "POINTCEPT_BACKEND: unknown backend 'spcnov': did you mean 'spconv'"),
         ("sparse_conv=spconv", "POINTCEPT_BACKEND: unknown operation 'sparse_conv': did you mean 'sparse_convolution'"),
         ("serialization=torhc", "POINTCEPT_BACKEND: serialization has no backend 'torhc': did you mean 'torch'"),
-        ("serialization=spconv", "serialization has no backend 'spconv': Allowed: auto, torch, triton"),
+        ("serialization=spconv", "serialization has no backend 'spconv': Allowed: triton, auto, torch"),
         ("serialization=", "serialization has no backend ''"),
     ],
 )
