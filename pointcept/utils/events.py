@@ -36,6 +36,11 @@ class ScalarWriter:
             self._writer = SummaryWriter(str(self.folder))
         self._writer.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Write to the files what has been added."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def close(self) -> None:
         """Flush and close the files; more scalars would open new ones."""
         if self._writer is not None:
