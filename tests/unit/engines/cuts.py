@@ -19,7 +19,16 @@ from pointcept.utils.checkpoint import read_checkpoint
 from pointcept.utils.logging import close_logging
 
 TIMES = re.compile(r"^\[[^\]]*\] |[\d.]+ s \(data [\d.]+\)| ETA [\d:]+| in [\d:]+ \([\d.]+ s each\)|, [\d.]+ s,")
-STARTS = ("pointcept ", "resumed from", "resume: ", "loaded weights", "removed ", "FakeModel: ", "training on", "interrupted at")
+STARTS = (
+    "pointcept ",
+    "resumed from",
+    "resume: ",
+    "loaded weights",
+    "removed ",
+    "FakeModel: ",
+    "training on",
+    "interrupted at",
+)
 
 
 def in_a_fork(do: Callable[[], Any]) -> int:

@@ -198,7 +198,13 @@ def test_a_state_is_saved_every_few_minutes(tmp_path: Path, monkeypatch: pytest.
         return real(self, batch)
 
     monkeypatch.setattr(fakes.FakeModel, "forward", forward)
-    monkeypatch.setattr("pointcept.engines.checkpoint.save", lambda trainer, path, done=False: saved.append(trainer.iteration))
+    monkeypatch.setattr(
+        "pointcept.engines.checkpoint.save", lambda trainer, path, done=False: saved.append(trainer.iteration)
+    )
     hooks = [{"type": "CheckpointSaver", "save_minutes": 7}]
-    train(make_config(tmp_path, hooks=hooks, train={"type": "DefaultTrainer", "max_iter": 40}, eval_epoch=2, evaluate=False))
+    train(
+        make_config(
+            tmp_path, hooks=hooks, train={"type": "DefaultTrainer", "max_iter": 40}, eval_epoch=2, evaluate=False
+        )
+    )
     assert saved == [7, 14, 20, 27, 34, 40]

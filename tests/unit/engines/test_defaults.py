@@ -114,7 +114,9 @@ def test_setup_refuses_a_file_and_an_earlier_run(tmp_path: Path) -> None:
         default_setup(fakes.make_config(tmp_path / "file"))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_last.pth").touch()
-    with pytest.raises(ConfigError, match=r"holds a run already \(model/model_last\.pth\): give another save_path, or go"):
+    with pytest.raises(
+        ConfigError, match=r"holds a run already \(model/model_last\.pth\): give another save_path, or go"
+    ):
         default_setup(fakes.make_config(tmp_path))
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["model"]
     default_setup(fakes.make_config(tmp_path), "test")  # to test its weights there is what the folder is for

@@ -38,7 +38,11 @@ def test_resume_goes_on_exactly(tmp_path: Path, at: int, workers: int) -> None:
 def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: Path) -> None:
     hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_iter": 3, "save_freq": 2}]
     whole, reference = run(make_config(tmp_path / "a", hooks=hooks))
-    assert {p.name for p in (tmp_path / "a" / "model").iterdir()} == {"model_last.pth", "model_previous.pth", "epoch_2.pth"}
+    assert {p.name for p in (tmp_path / "a" / "model").iterdir()} == {
+        "model_last.pth",
+        "model_previous.pth",
+        "epoch_2.pth",
+    }
     # An epoch's checkpoint goes on with the next epoch, without evaluating again.
     cfg = make_config(tmp_path / "b", hooks=hooks, resume=True, weight=str(tmp_path / "a" / "model" / "epoch_2.pth"))
     resumed, rest = run(cfg)
