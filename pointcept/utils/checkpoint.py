@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pointcept.utils.archive import check_archive
 from pointcept.utils.errors import CheckpointError
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
@@ -86,8 +87,8 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
             inert :class:`StandIn`; otherwise such a file is refused.
 
     Raises:
-        CheckpointError: the file is missing, empty or damaged, names what only an attack needs, or holds more than
-            tensors and plain values where ``foreign`` is False.
+        CheckpointError: the file is missing, empty or damaged (see :func:`check_archive`), names what only an attack
+            needs, or holds more than tensors and plain values where ``foreign`` is False.
     """
     path = Path(path)
     if not path.exists():
@@ -99,6 +100,7 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
     if path.stat().st_size == 0:
         raise CheckpointError(f"weight file {path} is empty")
     try:
+        check_archive(path)
         return _read(path, foreign)
     except RefusedName as error:
         raise CheckpointError(
@@ -232,6 +234,16 @@ def damage(state: Mapping[str, torch.Tensor]) -> str | None:
     return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {_some(found)}"
 
 
+def dtype_name(value: torch.Tensor) -> str:
+    """``float32``."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _kind(value: torch.Tensor) -> tuple[bool, bool, bool]:
+    """Whether a tensor holds floating-point numbers, complex ones, or truth values."""
+    return value.is_floating_point(), value.is_complex(), value.dtype == torch.bool
+
+
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, strict: bool = True) -> None:
     """Copy ``state`` into ``model``; the log says which form the network has, see :func:`weight_forms`.
 
@@ -242,22 +254,24 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
         strict: every key must be there and fit. Otherwise what fits is loaded, and the log names all the rest.
 
     Raises:
-        CheckpointError: keys missing, unexpected or of another shape (when ``strict``), nothing fits, or what fits
-            has values that are not finite, see :func:`damaged_entries`.
+        CheckpointError: keys missing, unexpected, of another shape or kind (when ``strict``), nothing fits, or what
+            fits has values that are not finite, see :func:`damaged_entries`.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    wrong = [f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})" for key in shapes]
-    fitting = {key: value for key, value in state.items() if key in own and key not in shapes}
-    fails = not fitting or (strict and bool(missing or unexpected or wrong))
+    shared = [key for key in own if key in state]
+    shapes = [key for key in shared if own[key].shape != state[key].shape]
+    kinds = [key for key in shared if key not in shapes and _kind(own[key]) != _kind(state[key])]
+    fitting = {key: value for key, value in state.items() if key in own and key not in {*shapes, *kinds}}
+    fails = not fitting or (strict and bool(missing or unexpected or shapes or kinds))
     report = "".join(
         _listing(title, keys, SHOWN if fails else None)
         for title, keys in (
             ("missing from the file", missing),
             ("unknown to the model", unexpected),
-            ("of another shape", wrong),
+            ("of another shape", [f"{k} (file {tuple(state[k].shape)}, model {tuple(own[k].shape)})" for k in shapes]),
+            ("of another kind", [f"{k} (file {dtype_name(state[k])}, model {dtype_name(own[k])})" for k in kinds]),
         )
     )
     if fails:
@@ -274,6 +288,10 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
         logger.warning(
             "%s fits the model in %d of %d entries, the others stay:%s", path, len(fitting), len(own), report
         )
+    others = [k for k, v in fitting.items() if own[k].is_floating_point() and v.dtype != own[k].dtype]
+    if others:
+        pair = dtype_name(fitting[others[0]]), dtype_name(own[others[0]])
+        logger.warning("%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
     model.load_state_dict(fitting, strict=False)
     logger.info("loaded weights from %s%s", path, "".join(f"; {form}" for form in weight_forms(model)))
 
