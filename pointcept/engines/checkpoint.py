@@ -1,4 +1,4 @@
-"""What a training run saves, and how it goes on from it."""
+"""What a training run saves; :mod:`pointcept.engines.resume` goes on from it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from pointcept.engines.sampler import draw_seed
+from pointcept.engines.structure import FORMAT, moments
 from pointcept.models import deployable
 from pointcept.utils import comm
-from pointcept.utils.checkpoint import (
-    damage,
-    export_weights,
-    extract_state_dict,
-    load_state,
-    load_weights,
-    read_checkpoint,
-    save_atomically,
-)
-from pointcept.utils.device import random_state, seed_everything, set_random_state
+from pointcept.utils.checkpoint import damage, export_weights, load_weights, save_atomically
+from pointcept.utils.device import random_state
 from pointcept.utils.env import package_versions
-from pointcept.utils.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pointcept.engines.train import DefaultTrainer
 
-__all__ = ["FORMAT", "export_weights", "load_weights", "restore", "save", "snapshot"]
+__all__ = ["FORMAT", "export_weights", "load_weights", "save", "snapshot"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 LOWEST_SCALE = 2.0**-14
 """Of gradients in float16; they would be above 1e9 if they overflowed with it."""
-PLAN_KEYS = ("samples", "batch_size", "accumulation", "total_steps", "eval_epoch")
 
 
 def plan_facts(trainer: DefaultTrainer) -> dict[str, int]:
@@ -63,7 +49,7 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
         ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
         than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (one
         per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``config``,
-        ``versions``, ``format``.
+        ``versions``, ``format``, and ``origins`` (see :func:`~pointcept.engines.resume.origins`).
     """
     network = trainer.network
     state = random_state()
@@ -81,6 +67,7 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
         "plan": plan_facts(trainer),
         "config": trainer.config_text,
         "versions": package_versions(),
+        "origins": trainer.origins,
     }
     if deployable(network) is not network:
         content["model_state"] = network.state_dict()
@@ -94,7 +81,7 @@ def _check_finite(content: Mapping[str, Any]) -> None:
         FloatingPointError: the names of tensors with NaN or infinity; or gradients have been so in every step.
     """
     model = content.get("model_state", content["state_dict"])
-    for what, state in (("model", model), ("optimizer", _moments(content["optimizer"]))):
+    for what, state in (("model", model), ("optimizer", moments(content["optimizer"]))):
         found = damage(state)
         if found is not None:
             raise FloatingPointError(
@@ -108,16 +95,6 @@ def _check_finite(content: Mapping[str, Any]) -> None:
             f"the gradients are NaN or infinite in step after step, all of which were skipped: the scale of gradients "
             f"has fallen to {scale:.1e}. Nothing is saved; use amp_dtype='bfloat16' or enable_amp=False"
         )
-
-
-def _moments(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors in an optimizer's state by name."""
-    return {
-        f"{parameter}.{name}": value
-        for parameter, entry in state["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collective: bool = True) -> None:
@@ -134,67 +111,3 @@ def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collecti
         save_atomically(content, path)
     if collective:
         comm.barrier()
-
-
-def restore(trainer: DefaultTrainer, path: str | Path) -> None:
-    """Put ``trainer`` where the run stood that wrote ``path``; it goes on exactly there.
-
-    The order of samples does not depend on the number of processes, so that may differ; the random
-    state of dropout and the like is then seeded afresh.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, holds weights only or values that are not finite, does not
-            fit the model, or belongs to a run with other data or another length.
-    """
-    try:
-        content = read_checkpoint(path, foreign=False)
-    except CheckpointError as error:
-        raise CheckpointError(f"cannot resume: {error}") from error
-    if not isinstance(content, Mapping) or "sampler" not in content or "optimizer" not in content:
-        raise CheckpointError(
-            f"{path} holds no training state of this package (weights only?): leave out resume=True to start from "
-            "its weights"
-        )
-    _check_plan(trainer, content, path)
-    _restore_model(trainer.network, content, path)
-    damaged = damage(_moments(content["optimizer"]))
-    if damaged is not None:
-        raise CheckpointError(f"{path}: optimizer: {damaged}")
-    try:
-        trainer.optimizer.load_state_dict(content["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its optimizer state does not fit optimizer and param_dicts: {error}") from error
-    trainer.scheduler.load_state_dict(content["scheduler"])
-    if trainer.scaler.is_enabled() and content["scaler"]:
-        trainer.scaler.load_state_dict(content["scaler"])
-    if content["sampler"]["seed"] != trainer.sampler.seed:
-        logger.info("resume: the order of samples keeps the seed %d of the run", content["sampler"]["seed"])
-        trainer.sampler.seed = content["sampler"]["seed"]
-    trainer.epoch = content["epoch"]
-    trainer.iteration = content["iteration"]
-    trainer.best_metric = content["best_metric"]
-    states = content["random"]
-    if len(states) == comm.world_size():
-        set_random_state(states[comm.rank()])
-    else:
-        seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
-    logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
-
-
-def _check_plan(trainer: DefaultTrainer, content: Mapping[str, Any], path: str | Path) -> None:
-    now, then = plan_facts(trainer), content["plan"]
-    differences = [f"{key} {then.get(key)} -> {now[key]}" for key in PLAN_KEYS if then.get(key) != now[key]]
-    if differences:
-        raise CheckpointError(
-            f"{path} cannot be resumed, because the run has changed: {', '.join(differences)}; restore these settings, "
-            "or start a new run from the weights alone (resume=False)"
-        )
-
-
-def _restore_model(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
-    if deployable(network) is network:
-        load_state(network, extract_state_dict(content, path), path)
-    elif "model_state" in content:
-        load_state(network, content["model_state"], path)
-    else:
-        raise CheckpointError(f"{path} holds the deployable network only, but this model needs all of its state")

@@ -61,6 +61,14 @@ class TrainingPlan:
         """Optimizer steps before ``epoch`` begins."""
         return sum(plan.steps for plan in self.epochs[:epoch])
 
+    def position(self, epoch: int, iteration: int) -> int:
+        """Samples of the stream, over all processes, that ``iteration`` steps have consumed, the last in ``epoch``."""
+        if epoch >= len(self.epochs):
+            return self.epochs[-1].stop
+        plan = self.epochs[epoch]
+        done = iteration - self.first_step(epoch)
+        return min(plan.start + done * self.batch_size * self.accumulation, plan.stop)
+
 
 def plan_by_epochs(
     samples: int, batch_size: int, epoch: int, eval_epoch: int, accumulation: int = 1, world_size: int = 1

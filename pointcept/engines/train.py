@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.hooks.builder import check_hooks
 from pointcept.engines.interrupt import Interrupts
+from pointcept.engines.resume import origins
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
 from pointcept.models import build_model, deployable, use_graphs
@@ -230,13 +232,14 @@ class DefaultTrainer(TrainerBase):
             if loader is not None:
                 loader.close()
 
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """What the run learns from, see :func:`~pointcept.engines.resume.origins`."""
+        return origins(self)
+
     def position(self) -> int:
         """Samples of the stream that the finished steps have consumed, over all processes."""
-        if self.epoch >= self.max_epoch:
-            return self.plan.epochs[-1].stop
-        plan = self.plan.epochs[self.epoch]
-        done = self.iteration - self.plan.first_step(self.epoch)
-        return min(plan.start + done * self.plan.batch_size * self.plan.accumulation, plan.stop)
+        return self.plan.position(self.epoch, self.iteration)
 
     def groups(self) -> Iterator[list[Any]]:
         """Yield the batches of each optimizer step; the last group of an epoch may be smaller."""

@@ -150,7 +150,7 @@ class TeacherCache:
             rows = len(entry["feat"]) if entry["feat"].dim() else 0
             wanted[f"stages.{stage}.feat"] = entry["feat"], (rows, self._channels[stage])
             wanted[f"stages.{stage}.grid_coord"] = entry.get("grid_coord"), (rows, 3)
-            numbers = {"stride": int}
+            numbers: dict[str, type] = {"stride": int}
             if stage in self.guided:
                 wanted[f"stages.{stage}.gradient"] = entry.get("gradient"), (rows, self._channels[stage])
                 numbers["scale"] = float

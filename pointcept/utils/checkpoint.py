@@ -131,10 +131,10 @@ def _read(path: Path, foreign: bool) -> Any:
     if left_out and not foreign:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors and plain values, which are not loaded for safety: "
-            f"{_some(left_out)}"
+            f"{some(left_out)}"
         )
     if left_out:
-        logger.info("%s: left out what is neither a tensor nor a plain value: %s", path, _some(left_out))
+        logger.info("%s: left out what is neither a tensor nor a plain value: %s", path, some(left_out))
     return content
 
 
@@ -157,7 +157,7 @@ def extract_state_dict(content: Any, path: str | Path) -> dict[str, torch.Tensor
         if wrapped or len(wrong) < len(found):
             raise CheckpointError(
                 f"{path}: {len(wrong)} of {len(found)} entries of the state dict are no tensors, and other Python "
-                f"objects are not loaded for safety: {_some(wrong)}"
+                f"objects are not loaded for safety: {some(wrong)}"
             )
     got = f"its 'state_dict' is {_what(found)}" if wrapped else f"got {_what(found)}"
     raise CheckpointError(f"{path}: expected 'state_dict' or a bare dict of tensors, {got}")
@@ -183,14 +183,14 @@ def rename_keys(state: Mapping[str, torch.Tensor], keywords: str, replacement: s
     return renamed
 
 
-def _some(names: list[str], most: int | None = SHOWN) -> str:
+def some(names: list[str], most: int | None = SHOWN) -> str:
     """The first few, or all, and how many more there are."""
     shown = names[:most]
     return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
 
 
 def _listing(title: str, keys: list[str], most: int | None) -> str:
-    return f"\n  {len(keys)} {title}: {_some(keys, most)}" if keys else ""
+    return f"\n  {len(keys)} {title}: {some(keys, most)}" if keys else ""
 
 
 def weight_forms(model: nn.Module) -> list[str]:
@@ -231,7 +231,7 @@ def damage(state: Mapping[str, torch.Tensor]) -> str | None:
     found = damaged_entries(state)
     if not found:
         return None
-    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {_some(found)}"
+    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {some(found)}"
 
 
 def dtype_name(value: torch.Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pointcept.engines import checkpoint
+from pointcept.engines import checkpoint, resume
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
@@ -35,7 +35,7 @@ class CheckpointLoader(HookBase):
     def before_train(self) -> None:
         trainer = self.trainer
         if trainer.cfg.resume:
-            checkpoint.restore(trainer, trainer.cfg.weight or trainer.folder / "model_last.pth")
+            resume.restore(trainer)
         elif trainer.cfg.weight:
             network = deployable(trainer.network)
             checkpoint.load_weights(network, trainer.cfg.weight, self.strict, self.keywords, self.replacement)

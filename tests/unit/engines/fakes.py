@@ -100,6 +100,14 @@ class FakeDataset:
         path.write_text(str(len(list(path.parent.iterdir()))))
 
 
+@DATASETS.register_module("RenamedDataset")
+class RenamedDataset(FakeDataset):
+    """The same scans with other names."""
+
+    def get_data_name(self, idx: int) -> str:
+        return f"other{idx}"
+
+
 @DATASETS.register_module("BrokenDataset")
 class BrokenDataset(FakeDataset):
     """Every sample fails, in a loading process too: what a test patches does not reach those."""
@@ -152,6 +160,9 @@ class FakeDistiller(nn.Module):
     @property
     def deployable(self) -> nn.Module:
         return self.student
+
+    def fingerprint(self) -> str:
+        return "of the teacher"
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         output: dict[str, Any] = self.student(batch)
