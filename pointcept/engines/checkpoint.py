@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
         ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
         than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (one
         per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``config``,
-        ``versions``, ``format``, and ``origins`` (see :func:`~pointcept.engines.resume.origins`).
+        ``versions``, ``format``, ``origins`` (see :func:`~pointcept.engines.resume.origins`), and ``skipped`` (steps).
     """
     network = trainer.network
     state = random_state()
@@ -68,14 +68,19 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
         "config": trainer.config_text,
         "versions": package_versions(),
         "origins": trainer.origins,
+        "skipped": dict(trainer.incidents.skipped),
     }
     if deployable(network) is not network:
         content["model_state"] = network.state_dict()
     return content
 
 
-def _check_finite(content: Mapping[str, Any]) -> None:
+def _check_finite(content: Mapping[str, Any], explain: Callable[[int, str], str]) -> None:
     """Check what :func:`snapshot` returned: the state of the model, the optimizer's, and the scale of gradients.
+
+    Args:
+        content: of the checkpoint.
+        explain: see :meth:`~pointcept.engines.incidents.Incidents.explain`.
 
     Raises:
         FloatingPointError: the names of tensors with NaN or infinity; or gradients have been so in every step.
@@ -84,9 +89,10 @@ def _check_finite(content: Mapping[str, Any]) -> None:
     for what, state in (("model", model), ("optimizer", moments(content["optimizer"]))):
         found = damage(state)
         if found is not None:
+            # The losses so far were finite, so the last gradient was not.
             raise FloatingPointError(
-                f"{what}: {found}. Nothing is saved; lower the learning rate, set clip_grad, or use "
-                "amp_dtype='bfloat16'"
+                f"{what}: {found} after iteration {content['iteration']}; {explain(content['iteration'], found)}. "
+                "Nothing is saved; lower the learning rate, set clip_grad, or use amp_dtype='bfloat16'"
             )
     # A scaler skips every step whose gradients are not finite, and halves its scale: nothing else shows that.
     scale = content["scaler"].get("scale")
@@ -106,7 +112,7 @@ def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collecti
     """
     trainer.check_losses()
     content = snapshot(trainer, epoch_done, collective)
-    _check_finite(content)
+    _check_finite(content, trainer.incidents.explain)
     if comm.is_main_process():
         save_atomically(content, path)
     if collective:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from pointcept.utils import device
-from pointcept.utils.errors import CheckpointError, ConfigError, DataError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError, MachineError
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ USER_ERRORS: dict[str, type[Exception]] = {
     "ConfigError": ConfigError,
     "DataError": DataError,
     "CheckpointError": CheckpointError,
+    "MachineError": MachineError,
     "FloatingPointError": FloatingPointError,
 }
 
@@ -50,7 +51,7 @@ def launch(
 
     Raises:
         ConfigError: more GPUs than there are, or numbers that contradict each other.
-        DataError, CheckpointError, FloatingPointError: raised by ``main`` in any process.
+        DataError, CheckpointError, FloatingPointError, MachineError: raised by ``main`` in any process.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         _run_under_torchrun(main, cfg)
@@ -142,8 +143,8 @@ def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
         show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0; 2 for a wrong config, data set or weight file; 1 for a loss, a trained weight or a score that is no number;
-        130 after Ctrl-C. Every other exception passes through.
+        0; 2 for a wrong config, data set or weight file, and for too little memory; 1 for a loss, a trained weight or a
+        score that is no number; 130 after Ctrl-C. Every other exception passes through.
     """
     try:
         run()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,14 +25,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAST, PREVIOUS, DAMAGED = "model_last.pth", "model_previous.pth", "model_last.damaged.pth"
+LAST, PREVIOUS = "model_last.pth", "model_previous"
 SCHEDULE = {"optimizer", "scheduler", "param_dicts"}
 OWN = {"resume", "resume_changes", "weight", "seed"}  # differ whenever a run goes on, or have a line of their own
 
 
-def found(folder: Path) -> list[Path]:
-    """The checkpoints from which a run can go on whose weights lie in ``folder``, the newest first."""
-    return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+def kept(path: Path) -> list[Path]:
+    """The checkpoints that can take the place of ``path``: itself, and behind a run's last one those before it."""
+    if path.name != LAST:
+        return [path]
+    older = sorted(path.parent.glob(f"{PREVIOUS}*.pth"), key=lambda other: (len(other.name), other.name))
+    return [each for each in (path, *older) if each.exists()] or [path]
 
 
 def origins(trainer: DefaultTrainer) -> dict[str, str]:
@@ -47,11 +49,11 @@ def origins(trainer: DefaultTrainer) -> dict[str, str]:
     return digests if frozen is None else {**digests, "frozen weights": frozen}
 
 
-def restore(trainer: DefaultTrainer) -> None:
-    """Put ``trainer`` where the run stood that wrote its checkpoint; it goes on exactly there.
+def restore(trainer: DefaultTrainer, path: Path) -> None:
+    """Put ``trainer`` where the run stood that wrote ``path``; it goes on exactly there.
 
-    The checkpoint is ``cfg.weight`` or the newest of :func:`found`. If that is damaged it is set aside, and the one
-    before it taken: the steps between the two are done again, and give the same.
+    If the last checkpoint of a run is damaged it is set aside, and the one before it is taken: the steps between the
+    two are done again, and give the same.
 
     The order of samples does not depend on the number of processes, so that may differ; the random
     state of dropout and the like is then seeded afresh.
@@ -60,7 +62,7 @@ def restore(trainer: DefaultTrainer) -> None:
         CheckpointError: no file is whole, or it does not fit the model, the data, the length of the run, or, without
             ``resume_changes``, its config.
     """
-    path, content = _read(trainer)
+    path, content = _read(path)
     check_entries(content, path)
     _check_plan(trainer, content, path)
     changed = _changes(trainer, content, path)
@@ -74,44 +76,42 @@ def restore(trainer: DefaultTrainer) -> None:
     trainer.epoch = content["epoch"]
     trainer.iteration = content["iteration"]
     trainer.best_metric = content["best_metric"]
+    trainer.incidents.skipped.update(content.get("skipped", {}))
     _restore_random(trainer, content["random"], path)
     logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
 
 
-def _read(trainer: DefaultTrainer) -> tuple[Path, Any]:
+def _read(path: Path) -> tuple[Path, Any]:
     """The checkpoint to go on from; all processes take the one that the first of them can read."""
-    weight = trainer.cfg.weight
-    paths = [Path(weight)] if weight else found(trainer.folder) or [trainer.folder / LAST]
-    path, content = _first_whole(paths) if comm.is_main_process() else (None, None)
-    path = comm.broadcast_object(path)
-    assert path is not None
-    return path, content if comm.is_main_process() else read_checkpoint(path, foreign=False)
+    chosen, content = _first_whole(kept(path)) if comm.is_main_process() else (path, None)
+    chosen = comm.broadcast_object(chosen)
+    return chosen, content if comm.is_main_process() else read_checkpoint(chosen, foreign=False)
 
 
 def _first_whole(paths: list[Path]) -> tuple[Path, Any]:
-    """The first file that is not damaged."""
-    errors: list[CheckpointError] = []
+    """The first file that is not damaged; those before it get other names."""
+    errors: dict[Path, CheckpointError] = {}
     for path in paths:
         try:
             content = read_checkpoint(path, foreign=False)
         except CheckpointError as error:
-            errors.append(error)
+            errors[path] = error
             continue
-        if errors:
-            # Otherwise the next checkpoint would make it the previous one, in place of the file that is whole.
-            _set_aside(paths[0])
-            logger.warning("%s; it is kept as %s", errors[0], DAMAGED)
-        if errors or path.name == PREVIOUS:
+        for damaged, reason in errors.items():
+            # Otherwise the next checkpoint would put it in the place of the one that is whole.
+            logger.warning("%s; it is kept as %s", reason, _set_aside(damaged).name)
+        if errors or path.name.startswith(PREVIOUS):
             logger.warning("resume: going on from %s instead; the steps after it are done again", path.name)
         return path, content
-    raise CheckpointError(f"cannot resume: {'; '.join(map(str, errors))}") from errors[0]
+    raise CheckpointError(f"cannot resume: {'; '.join(map(str, errors.values()))}") from errors[paths[0]]
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(path: Path) -> Path:
+    target = path.with_name(f"damaged_{path.name}")
     try:
-        os.replace(path, path.with_name(DAMAGED))
+        return path.replace(target)
     except OSError as error:
-        raise CheckpointError(f"{path} is damaged and cannot be set aside: {error}") from error
+        raise CheckpointError(f"{path} is damaged and cannot become {target.name}: {error.strerror}") from error
 
 
 def _check_plan(trainer: DefaultTrainer, content: Mapping[str, Any], path: Path) -> None:

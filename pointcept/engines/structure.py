@@ -38,6 +38,8 @@ ENTRIES: dict[str, tuple[type, ...]] = {
     "config": (str,),
     "versions": (Mapping,),
 }
+OPTIONAL: dict[str, tuple[type, ...]] = {"model_state": (Mapping,), "origins": (Mapping,), "skipped": (Mapping,)}
+"""Entries that not every run or not every version writes."""
 # What an optimizer keeps of each parameter, of its shape and type, under the names that torch gives them.
 MOMENTS = {
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "acc_delta"),
@@ -64,8 +66,8 @@ def check_entries(content: Any, path: object) -> None:
         )
     faults = [
         f"no {key!r}" if key not in content else f"{key!r} is {type(content[key]).__name__}"
-        for key, types in ENTRIES.items()
-        if key not in content or not _is_a(content[key], types)
+        for key, types in {**ENTRIES, **OPTIONAL}.items()
+        if (key in ENTRIES or key in content) and not _is_a(content.get(key), types)
     ]
     _refuse(faults, path)
 
@@ -89,6 +91,7 @@ def check_state(trainer: DefaultTrainer, content: Mapping[str, Any], path: objec
         *(_scheduler(content["scheduler"], trainer.scheduler, content["iteration"]) if same_schedule else []),
         *_scaler(content["scaler"]),
         *([] if content["random"] else ["'random' is empty"]),
+        *(f"skipped: {key} is {n!r}" for key, n in content.get("skipped", {}).items() if not _is_a(n, (int,))),
     ]
     stepped = content["iteration"] > 0 and not content["scaler"]  # a scaler may have skipped all steps
     keeps = any(_kept(group, trainer.optimizer) for group in trainer.optimizer.param_groups)

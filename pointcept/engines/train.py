@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from pointcept.engines.data import check_fit, eval_loader, per_process, train_lo
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.hooks.builder import check_hooks
+from pointcept.engines.incidents import Incidents
 from pointcept.engines.interrupt import Interrupts
 from pointcept.engines.resume import origins
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
@@ -141,7 +143,6 @@ class DefaultTrainer(TrainerBase):
         self.evaluation: EvaluationResult | None = None
         self.best_metric = float("-inf")
         self.eta: float | None = None
-        self.monitor = LossMonitor()
         self._step_end = self._data_seconds = 0.0
         self.writer = ScalarWriter(cfg.save_path)
         self._build_data(max_iter)
@@ -160,6 +161,7 @@ class DefaultTrainer(TrainerBase):
         if cfg.optimizer is None or cfg.scheduler is None:
             raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
         _plan(cfg, cfg.train.get("max_iter"), cfg.batch_size)
+        Incidents.check_config(cfg)
 
     def _build_data(self, max_iter: int | None) -> None:
         cfg = self.cfg
@@ -200,6 +202,8 @@ class DefaultTrainer(TrainerBase):
         self.scheduler = build_scheduler(cfg.scheduler, self.optimizer, self.plan.total_steps)
         self.amp_dtype = device.amp_dtype(cfg.amp_dtype)
         self.scaler = device.make_grad_scaler(cfg.enable_amp, self.amp_dtype)
+        self.incidents = Incidents(self)
+        self.monitor = LossMonitor(self.incidents.explain, self.scaler.is_enabled())
         if self.scaler.is_enabled():
             # The scaler finds its scale by skipping the first steps; the schedule goes on meanwhile.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -259,11 +263,18 @@ class DefaultTrainer(TrainerBase):
 
         Raises:
             FloatingPointError: a loss of the last steps was NaN or infinite.
+            MemoryShortage: there is too little memory.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)]
+        outputs = self.incidents.attempt(
+            lambda: [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)], batches
+        )
         rates = learning_rates(self.optimizer)
-        norm = self._update()
+        norm = None
+        if outputs is not None:
+            with self.incidents.memory(batches):
+                norm = self._update()
+        self.scheduler.step()
         self.iteration += 1
         if self.cfg.empty_cache:
             device.empty_cache()
@@ -273,13 +284,17 @@ class DefaultTrainer(TrainerBase):
             epoch=self.epoch,
             step=self.iteration - self.plan.first_step(self.epoch),
             steps=self.plan.epochs[self.epoch].steps,
-            loss=torch.stack([output["loss"].detach() for output in outputs]).mean(),
-            losses=_mean_terms([output.get("losses", {}) for output in outputs]),
+            loss=torch.stack(
+                [output["loss"].detach() for output in outputs or [{"loss": torch.tensor(math.nan)}]]
+            ).mean(),
+            losses=_mean_terms([output.get("losses", {}) for output in outputs or ()]),
             lr=rates,
             batch_size=sum(len(batch["offset"]) for batch in batches),
             data_seconds=self._data_seconds,
             step_seconds=self._step_end - start,
             grad_norm=norm,
+            statistics=self.incidents.statistics(),
+            skipped=outputs is None,
         )
         self.monitor.add(result)
         return result
@@ -304,7 +319,6 @@ class DefaultTrainer(TrainerBase):
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
         return norm
 
     def check_losses(self) -> None:

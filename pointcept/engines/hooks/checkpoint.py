@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from pointcept.engines import checkpoint, resume
 from pointcept.engines.hooks.base import HookBase, Phase
@@ -35,7 +36,7 @@ class CheckpointLoader(HookBase):
     def before_train(self) -> None:
         trainer = self.trainer
         if trainer.cfg.resume:
-            resume.restore(trainer)
+            resume.restore(trainer, Path(trainer.cfg.weight or trainer.folder / "model_last.pth"))
         elif trainer.cfg.weight:
             network = deployable(trainer.network)
             checkpoint.load_weights(network, trainer.cfg.weight, self.strict, self.keywords, self.replacement)

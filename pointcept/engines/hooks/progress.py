@@ -115,9 +115,11 @@ class InformationWriter(HookBase):
         self._weights: list[int] = []
 
     def after_step(self, result: StepResult) -> None:
-        self._recent.append(result)
+        if not result.skipped:
+            self._recent.append(result)
         # The first step too: whoever starts a run wants to see that it runs.
-        if result.step % self._every == 0 or result.step == result.steps or result.iteration == 1:
+        due = result.step % self._every == 0 or result.step == result.steps or result.iteration == 1
+        if due and self._recent:
             self._write(result)
 
     def _write(self, last: StepResult) -> None:
@@ -150,7 +152,7 @@ class InformationWriter(HookBase):
     def after_epoch(self) -> None:
         trainer = self.trainer
         steps = trainer.iteration - self._first
-        if not steps:
+        if not self._weights:
             return
         seconds = time.perf_counter() - self._start
         total = sum(self._weights)

@@ -328,8 +328,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert "going on from model_previous.pth instead; the steps after it are done again" in caplog.text
     if how != "gone":
         assert "model_last.pth" in caplog.text
-        assert "it is kept as model_last.damaged.pth" in caplog.text
-        assert (folder / "model_last.damaged.pth").exists()
+        assert "it is kept as damaged_model_last.pth" in caplog.text
+        assert (folder / "damaged_model_last.pth").exists()
     read_checkpoint(last)
 
 
