@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pointcept.datasets import DATASETS
 from pointcept.datasets.base import Draw
+from pointcept.engines.sampler import draw_seed
 from pointcept.models import MODELS
 from pointcept.utils.config import Config
 from pointcept.utils.config_schema import defaults
@@ -106,6 +107,21 @@ class RenamedDataset(FakeDataset):
 
     def get_data_name(self, idx: int) -> str:
         return f"other{idx}"
+
+
+@DATASETS.register_module("PoisonedScans")
+class PoisonedScans(FakeDataset):
+    """Scan 5 has a feature of another order of magnitude in the first pass over the data."""
+
+    def __init__(self, value: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.value = value
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        sample = super().__getitem__(draw)
+        if draw == Draw(5, draw_seed(7, 0, 5)):
+            sample["feat"][3, 1] = self.value
+        return sample
 
 
 @DATASETS.register_module("BrokenDataset")

@@ -15,30 +15,13 @@ from fakes import make_config
 from runs import Recorder, interrupt, make_trainer, run, same_weights
 from torch import nn
 
-from pointcept.datasets import DATASETS
 from pointcept.datasets.base import Draw
 from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, predict_scan
 from pointcept.engines.memory import describe_scans, is_out_of_memory, memory_for
-from pointcept.engines.sampler import draw_seed
 from pointcept.models import MODELS
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError, MemoryShortage
-
-
-@DATASETS.register_module("PoisonedScans")
-class PoisonedScans(fakes.FakeDataset):
-    """Scan 5 has a feature of another order of magnitude in the first pass over the data."""
-
-    def __init__(self, value: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.value = value
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        sample = super().__getitem__(draw)
-        if draw == Draw(5, draw_seed(7, 0, 5)):
-            sample["feat"][3, 1] = self.value
-        return sample
 
 
 def poisoned(folder: Path, value: float, **changes: Any) -> Config:

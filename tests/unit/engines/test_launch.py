@@ -42,6 +42,22 @@ def test_two_processes_end_with_the_same_weights(tmp_path: Path, monkeypatch: py
     assert "2 process(es)" in log
 
 
+def test_two_processes_leave_out_a_step_and_fall_back_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_freq": 1}]
+    cfg = fakes.make_config(tmp_path, skip_nonfinite=1, hooks=hooks, mix_prob=0, evaluate=False, epoch=2, eval_epoch=2)
+    cfg.data.train = {"type": "PoisonedScans", "value": float("inf")}
+    launch(two_processes.leave_out, num_gpus=2, cfg=cfg)
+    zero, one = (torch.load(tmp_path / f"rank{i}.pt") for i in range(2))
+    assert zero["skipped"] == one["skipped"] == 1
+    for key in zero["state"]:
+        assert zero["state"][key].isfinite().all()
+        if "running" not in key:  # each process has its own statistics
+            assert torch.equal(zero["state"][key], one["state"][key])
+        assert torch.equal(zero["state"][key], zero["again"][key])
+    assert len(list((tmp_path / "incidents").iterdir())) == 2
+    assert (tmp_path / "model" / "damaged_model_last.pth").exists()
+
+
 def test_an_error_of_one_process_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(DataError, match=r"^scan 000042.bin is cut off$"):
