@@ -18,7 +18,7 @@ from pointcept.utils.checkpoint import extract_state_dict, load_state, read_chec
 from pointcept.utils.config_diff import Difference, differences, parse_config
 from pointcept.utils.device import seed_everything, set_random_state
 from pointcept.utils.env import package_versions
-from pointcept.utils.errors import CheckpointError
+from pointcept.utils.errors import CheckpointError, DamagedFile
 
 if TYPE_CHECKING:
     from pointcept.engines.train import DefaultTrainer
@@ -90,13 +90,15 @@ def _read(path: Path) -> tuple[Path, Any]:
 
 def _first_whole(paths: list[Path]) -> tuple[Path, Any]:
     """The first file that is not damaged; those before it get other names."""
-    errors: dict[Path, CheckpointError] = {}
+    errors: dict[Path, DamagedFile] = {}
     for path in paths:
         try:
             content = read_checkpoint(path, foreign=False)
-        except CheckpointError as error:
+        except DamagedFile as error:
             errors[path] = error
             continue
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot resume: {error}") from error
         for damaged, reason in errors.items():
             # Otherwise the next checkpoint would put it in the place of the one that is whole.
             logger.warning("%s; it is kept as %s", reason, _set_aside(damaged).name)

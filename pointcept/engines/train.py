@@ -204,7 +204,7 @@ class DefaultTrainer(TrainerBase):
         self.scaler = device.make_grad_scaler(cfg.enable_amp, self.amp_dtype)
         self.incidents = Incidents(self)
         self.monitor = LossMonitor(self.incidents.explain, self.scaler.is_enabled())
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() or cfg.skip_nonfinite or cfg.skip_out_of_memory:
             # The scaler finds its scale by skipping the first steps; the schedule goes on meanwhile.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
@@ -284,9 +284,7 @@ class DefaultTrainer(TrainerBase):
             epoch=self.epoch,
             step=self.iteration - self.plan.first_step(self.epoch),
             steps=self.plan.epochs[self.epoch].steps,
-            loss=torch.stack(
-                [output["loss"].detach() for output in outputs or [{"loss": torch.tensor(math.nan)}]]
-            ).mean(),
+            loss=_mean_terms([{"loss": output["loss"]} for output in outputs or [{"loss": math.nan}]])["loss"],
             losses=_mean_terms([output.get("losses", {}) for output in outputs or ()]),
             lr=rates,
             batch_size=sum(len(batch["offset"]) for batch in batches),

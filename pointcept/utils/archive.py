@@ -6,12 +6,13 @@ Such a file is a zip archive: a record per tensor, one for the structure, and a 
 
 from __future__ import annotations
 
+import errno
 import logging
 import zipfile
 from pathlib import Path
 from typing import IO
 
-from pointcept.utils.errors import CheckpointError
+from pointcept.utils.errors import DamagedFile
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def check_archive(path: Path) -> None:
     (``torch.serialization.set_crc32_options(False)``) pass with a warning.
 
     Raises:
-        CheckpointError: a record, or the list of records, is not what was written.
+        DamagedFile: a record, or the list of records, is not what was written.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         whole = file.read(len(_HEAD)) == _HEAD
@@ -39,7 +41,7 @@ def check_archive(path: Path) -> None:
         logger.warning("%s was written without checksums, so damage cannot be seen", path)
     elif found:
         size = path.stat().st_size
-        raise CheckpointError(f"weight file {path} ({size} bytes) is damaged: {found} changed after it was written")
+        raise DamagedFile(f"weight file {path} ({size} bytes) is damaged: {found} changed after it was written")
 
 
 def _damage(file: IO[bytes]) -> str | None:
@@ -58,6 +60,12 @@ def _damage(file: IO[bytes]) -> str | None:
                 with archive.open(record) as stream:
                     while stream.read(_CHUNK):
                         pass
-    except Exception:  # what has changed can raise anything
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # what has changed can raise anything; the disk says EIO, a place before the start EINVAL
+        if isinstance(error, OSError) and error.errno not in (None, errno.EIO, errno.EINVAL):
+            raise
         return place
     return ""

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pointcept.utils.archive import check_archive
-from pointcept.utils.errors import CheckpointError
+from pointcept.utils.errors import CheckpointError, DamagedFile
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,9 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
             inert :class:`StandIn`; otherwise such a file is refused.
 
     Raises:
-        CheckpointError: the file is missing, empty or damaged (see :func:`check_archive`), names what only an attack
-            needs, or holds more than tensors and plain values where ``foreign`` is False.
+        DamagedFile: the file is empty or damaged, see :func:`check_archive`.
+        CheckpointError: it is missing or cannot be read, names what only an attack needs, or holds more than tensors
+            and plain values where ``foreign`` is False.
     """
     path = Path(path)
     if not path.exists():
@@ -98,7 +99,7 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
     if not path.is_file():
         raise CheckpointError(f"weight file {path} is a folder")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"weight file {path} is empty")
+        raise DamagedFile(f"weight file {path} is empty")
     try:
         check_archive(path)
         return _read(path, foreign)
@@ -109,9 +110,11 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
         ) from error
     except CheckpointError:
         raise
+    except (OSError, MemoryError) as error:
+        raise CheckpointError(f"weight file {path} cannot be read: {str(error) or 'out of memory'}") from error
     except Exception as error:  # a damaged file can raise anything; nothing of it has been executed
         reason = str(error).strip().splitlines()
-        raise CheckpointError(
+        raise DamagedFile(
             f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error

@@ -14,7 +14,7 @@ import two_processes
 
 from pointcept.engines.launch import exit_code, launch, user_message
 from pointcept.utils.checkpoint import read_checkpoint
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.errors import ConfigError, DataError, MemoryShortage
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[2]
@@ -112,8 +112,10 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert exit_code(lambda: None) == 0
     assert raising(ConfigError("no such key")) == 2
     assert raising(FloatingPointError("loss is nan")) == 1
+    assert raising(MemoryShortage("out of memory for scan1")) == 2
     assert raising(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "error: no such key\nerror: loss is nan\ninterrupted\n"
+    lines = "error: no such key\nerror: loss is nan\nerror: out of memory for scan1\ninterrupted\n"
+    assert capsys.readouterr().err == lines
     with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden
         raising(ZeroDivisionError())
     monkeypatch.setenv("POINTCEPT_TRACEBACK", "1")

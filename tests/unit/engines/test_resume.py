@@ -333,6 +333,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     read_checkpoint(last)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model_last.pth", "model_previous.pth"):
+        torch.save({}, folder / name)
+    monkeypatch.setattr("zipfile.ZipFile.open", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(CheckpointError, match=r"cannot resume: .*model_last\.pth cannot be read"):
+        run(make_config(tmp_path, resume=True))
+    assert len(list(folder.iterdir())) == 2
+    assert (folder / "model_last.pth").exists()
+
+
 def test_two_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
