@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import nn
 
 from pointcept.engines.data import sample_name
 from pointcept.engines.inference import Precision, forward
+from pointcept.engines.memory import describe_scans, memory_for
 from pointcept.engines.scores import network_name, not_finite, spoiled
 from pointcept.evaluation import ConfusionMatrix, Metrics
 from pointcept.utils import comm, device
+from pointcept.utils.checkpoint import some
 from pointcept.utils.errors import DataError
 
 
@@ -62,6 +65,7 @@ def evaluate_quick(
     Raises:
         DataError: batches without labels.
         FloatingPointError: scores or losses that are NaN or infinite.
+        MemoryShortage: there is too little memory for a batch.
     """
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
     sums: dict[str, torch.Tensor] = {}
@@ -73,7 +77,8 @@ def evaluate_quick(
             batch = device.move(batch, device.get_device())
             if "segment" not in batch:
                 raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
-            output = forward(model, batch, precision)
+            with memory_for(partial(_evaluation_of, batch)):
+                output = forward(model, batch, precision)
             bad = spoiled(output["seg_logits"]).isnan()
             count = len(batch["offset"])
             rows, target = judged_points(batch)
@@ -89,6 +94,10 @@ def evaluate_quick(
         model.train(training)
     matrix.all_reduce()
     return matrix.compute(), _mean_losses(sums, scans)
+
+
+def _evaluation_of(batch: Mapping[str, Any]) -> str:
+    return f"the evaluation of {some(describe_scans(batch))}"
 
 
 def judged_points(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | slice, torch.Tensor]:

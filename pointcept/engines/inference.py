@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.datasets import collate_fn
+from pointcept.engines.memory import memory_for
 from pointcept.engines.scores import advice, network_name, not_finite, spoiled
 from pointcept.utils import device
 from pointcept.utils.errors import DataError
@@ -164,10 +165,18 @@ def predict_scan(
     Raises:
         DataError: see :func:`vote`, or labels of another length than the prediction.
         FloatingPointError: see :func:`vote`.
+        MemoryShortage: there is too little memory for a fragment.
     """
     name = str(sample["name"])
+    fragments, points = sample["fragment_list"], int(sample["num_points"])
+
+    def what() -> str:
+        largest = max((len(fragment["feat"]) for fragment in fragments), default=0)
+        return f"{name} ({points} points in {len(fragments)} fragments of up to {largest} voxels)"
+
     try:
-        votes = vote(model, sample["fragment_list"], int(sample["num_points"]), batch_size, precision, network)
+        with memory_for(what):
+            votes = vote(model, fragments, points, batch_size, precision, network)
     except (DataError, FloatingPointError) as error:
         raise type(error)(f"{name}: {error}") from error
     pred = votes.argmax(dim=1)

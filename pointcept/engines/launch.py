@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from pointcept.engines.interrupt import Interrupted, Interrupts
 from pointcept.utils import device
-from pointcept.utils.errors import CheckpointError, ConfigError, DataError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError, MachineError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ USER_ERRORS: dict[str, type[Exception]] = {
     "ConfigError": ConfigError,
     "DataError": DataError,
     "CheckpointError": CheckpointError,
+    "MachineError": MachineError,
     "FloatingPointError": FloatingPointError,
 }
 
@@ -70,7 +71,7 @@ def launch(
 
     Raises:
         ConfigError: more GPUs than there are, or numbers that contradict each other.
-        DataError, CheckpointError, FloatingPointError: raised by ``main`` in any process.
+        DataError, CheckpointError, FloatingPointError, MachineError: raised by ``main`` in any process.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         _run_under_torchrun(main, cfg)
@@ -184,7 +185,8 @@ def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
         show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0, ``USER_ERROR``, ``NOT_FINITE``, ``AGAIN`` or ``KEYBOARD``. Every other exception passes through.
+        0, ``USER_ERROR`` (too little memory, too), ``NOT_FINITE``, ``AGAIN`` or ``KEYBOARD``. Every other exception
+        passes through.
     """
     try:
         with Interrupts(alone=True):

@@ -8,6 +8,7 @@ integer, whatever the number of processes, workers or samples per batch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -60,6 +61,19 @@ class TrainingPlan:
     def first_step(self, epoch: int) -> int:
         """Optimizer steps before ``epoch`` begins."""
         return sum(plan.steps for plan in self.epochs[:epoch])
+
+    def position(self, epoch: int, iteration: int) -> int:
+        """Samples of the stream, over all processes, that ``iteration`` steps have consumed, the last in ``epoch``."""
+        if epoch >= len(self.epochs):
+            return self.epochs[-1].stop
+        plan = self.epochs[epoch]
+        done = iteration - self.first_step(epoch)
+        return min(plan.start + done * self.batch_size * self.accumulation, plan.stop)
+
+    def samples_of(self, iteration: int) -> range:
+        """Places in the stream, over all processes, that optimizer step ``iteration`` (from 1) consumes."""
+        epoch = bisect_left(range(len(self.epochs)), iteration, key=self.first_step) - 1
+        return range(self.position(epoch, iteration - 1), self.position(epoch, iteration))
 
 
 def plan_by_epochs(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from pointcept.engines.data import check_fit, eval_loader, per_process, train_lo
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.hooks.builder import check_hooks
+from pointcept.engines.incidents import Incidents
 from pointcept.engines.interrupt import Interrupted, Interrupts
+from pointcept.engines.resume import origins
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
 from pointcept.models import build_model, deployable, use_graphs
@@ -167,7 +171,6 @@ class DefaultTrainer(TrainerBase):
         self.ready = False
         self.interrupts = Interrupts()
         self.eta: float | None = None
-        self.monitor = LossMonitor()
         self._step_end = self._data_seconds = 0.0
         self.writer = ScalarWriter(cfg.save_path)
         self._build_data(max_iter)
@@ -186,6 +189,7 @@ class DefaultTrainer(TrainerBase):
         if cfg.optimizer is None or cfg.scheduler is None:
             raise ConfigError("training needs the config keys 'optimizer' and 'scheduler'")
         _plan(cfg, cfg.train.get("max_iter"), cfg.batch_size)
+        Incidents.check_config(cfg)
 
     def _build_data(self, max_iter: int | None) -> None:
         cfg = self.cfg
@@ -226,7 +230,9 @@ class DefaultTrainer(TrainerBase):
         self.scheduler = build_scheduler(cfg.scheduler, self.optimizer, self.plan.total_steps)
         self.amp_dtype = device.amp_dtype(cfg.amp_dtype)
         self.scaler = device.make_grad_scaler(cfg.enable_amp, self.amp_dtype)
-        if self.scaler.is_enabled():
+        self.incidents = Incidents(self)
+        self.monitor = LossMonitor(self.incidents.explain, self.scaler.is_enabled())
+        if self.scaler.is_enabled() or cfg.skip_nonfinite or cfg.skip_out_of_memory:
             # The scaler finds its scale by skipping the first steps; the schedule goes on meanwhile.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
@@ -266,13 +272,14 @@ class DefaultTrainer(TrainerBase):
             if loader is not None:
                 loader.close()
 
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """What the run learns from, see :func:`~pointcept.engines.resume.origins`."""
+        return origins(self)
+
     def position(self) -> int:
         """Samples of the stream that the finished steps have consumed, over all processes."""
-        if self.epoch >= self.max_epoch:
-            return self.plan.epochs[-1].stop
-        plan = self.plan.epochs[self.epoch]
-        done = self.iteration - self.plan.first_step(self.epoch)
-        return min(plan.start + done * self.plan.batch_size * self.plan.accumulation, plan.stop)
+        return self.plan.position(self.epoch, self.iteration)
 
     def groups(self) -> Iterator[list[Any]]:
         """Yield the batches of each optimizer step; the last group of an epoch may be smaller."""
@@ -292,11 +299,18 @@ class DefaultTrainer(TrainerBase):
 
         Raises:
             FloatingPointError: a loss of the last steps was NaN or infinite.
+            MemoryShortage: there is too little memory.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)]
+        outputs = self.incidents.attempt(
+            lambda: [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)], batches
+        )
         rates = learning_rates(self.optimizer)
-        norm = self._update()
+        norm = None
+        if outputs is not None:
+            with self.incidents.memory(batches):
+                norm = self._update()
+        self.scheduler.step()
         self.iteration += 1
         if self.cfg.empty_cache:
             device.empty_cache()
@@ -306,13 +320,15 @@ class DefaultTrainer(TrainerBase):
             epoch=self.epoch,
             step=self.iteration - self.plan.first_step(self.epoch),
             steps=self.plan.epochs[self.epoch].steps,
-            loss=torch.stack([output["loss"].detach() for output in outputs]).mean(),
-            losses=_mean_terms([output.get("losses", {}) for output in outputs]),
+            loss=_mean_terms([{"loss": output["loss"]} for output in outputs or [{"loss": math.nan}]])["loss"],
+            losses=_mean_terms([output.get("losses", {}) for output in outputs or ()]),
             lr=rates,
             batch_size=sum(len(batch["offset"]) for batch in batches),
             data_seconds=self._data_seconds,
             step_seconds=self._step_end - start,
             grad_norm=norm,
+            statistics=self.incidents.statistics(),
+            skipped=outputs is None,
         )
         self.monitor.add(result)
         return result
@@ -337,7 +353,6 @@ class DefaultTrainer(TrainerBase):
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
         return norm
 
     def check_losses(self) -> None:

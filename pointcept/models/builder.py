@@ -65,6 +65,15 @@ def deployable(model: nn.Module) -> nn.Module:
     return getattr(model, "deployable", model)
 
 
+def fingerprint(model: nn.Module) -> str | None:
+    """Digest of the weights that a model learns from and that are no part of its ``state_dict()``; None without such.
+
+    A model class gives it by a method ``fingerprint()``.
+    """
+    digest = getattr(model, "fingerprint", None)
+    return None if digest is None else digest()
+
+
 def use_graphs(model: nn.Module, where: torch.device) -> bool:
     """Train a model as CUDA graphs from now on, if it allows that; the log says why not.
 

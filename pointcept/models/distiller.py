@@ -19,7 +19,7 @@ from pointcept.models.losses import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
 from pointcept.models.output import Latent, Output
 from pointcept.models.segmentor import Segmentor
-from pointcept.models.teacher_cache import TeacherCache
+from pointcept.models.teacher_cache import TeacherCache, digest
 from pointcept.structures import GridPyramid
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.device import Stopwatch
@@ -104,6 +104,10 @@ class Distiller(nn.Module):
     def deployable(self) -> nn.Module:
         """The network whose weights a checkpoint publishes: the student."""
         return self.student
+
+    def fingerprint(self) -> str:
+        """Digest of the teacher's weights."""
+        return digest(list(self.teacher.state_dict().values()))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along with ``.to(...)``."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ class TeacherCache:
     digest of ``grid_coord`` and ``feat``, and of ``segment`` where gradients are kept). A scan that has
     changed is a miss and is written anew; after 100 of them a warning says so and nothing more is written.
 
-    Neither holds what is not finite: a teacher's is an error when it is to be written, a file's is computed again.
+    Neither holds what is not finite: a teacher's is an error when it is to be written. A file that does, is damaged or
+    has another form is computed again.
 
     Args:
         folder: where to put the files; created when needed.
@@ -49,7 +51,8 @@ class TeacherCache:
         form = torch.tensor(list(str(getattr(teacher.backbone, "weight_form", None)).encode()), dtype=torch.uint8)
         content = "-".join([digest([*teacher.state_dict().values(), form]), *(f"s{s}" for s in self.stages)])
         self.folder = Path(folder) / "-".join([content, *(f"g{s}" for s in self.guided)])
-        self._depth = len(teacher.backbone.stage_channels)
+        self._channels = list(teacher.backbone.stage_channels)
+        self._classes = teacher.num_classes
         self.hits = self.misses = self.changed = 0
         self._warned = False
 
@@ -70,7 +73,9 @@ class TeacherCache:
                 f"segmentation loss depends on the whole batch, here {len(batch['offset'])} scans"
             )
         prints = self._fingerprints(batch)
-        found = [scan for scan in (self._read(path, mark) for path, mark in prints) if scan is not None]
+        sizes = torch.diff(batch["offset"].cpu(), prepend=torch.zeros(1, dtype=torch.int64)).tolist()
+        read = (self._read(path, mark, size) for (path, mark), size in zip(prints, sizes, strict=False))
+        found = [scan for scan in read if scan is not None]
         if found and len(found) == len(prints):
             self.hits += 1
             return self._join(found, batch["feat"].device)
@@ -116,7 +121,7 @@ class TeacherCache:
             for name, mark in zip(names, marks, strict=True)
         ]
 
-    def _read(self, path: Path, mark: str) -> dict[str, Any] | None:
+    def _read(self, path: Path, mark: str, points: int) -> dict[str, Any] | None:
         if not path.exists():
             return None
         try:
@@ -124,13 +129,43 @@ class TeacherCache:
         except CheckpointError as error:
             logger.warning("teacher_cache: computing a scan again: %s", error)
             return None
-        if scan["fingerprint"] != mark:
+        if isinstance(scan, Mapping) and isinstance(scan.get("fingerprint"), str) and scan["fingerprint"] != mark:
             self._count_changed()
             return None
-        if not _finite(scan):
-            logger.warning("teacher_cache: computing a scan again: %s holds NaN or infinity", path)
+        flaw = self._flaw(scan, points)
+        if flaw:
+            logger.warning("teacher_cache: computing a scan again: %s %s", path, flaw)
             return None
         return scan
+
+    def _flaw(self, scan: Any, points: int) -> str:
+        """What is wrong with the contents of a file, for a scan of so many points; ``""`` if nothing is."""
+        if not isinstance(scan, Mapping) or not {"fingerprint", "logits", "stages"} <= scan.keys():
+            return "is no output of a teacher"
+        wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"logits": (scan["logits"], (points, self._classes))}
+        for stage in self.stages:
+            entry = scan["stages"].get(stage) if isinstance(scan["stages"], Mapping) else None
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("feat"), Tensor):
+                return f"has no features of stage {stage}"
+            rows = len(entry["feat"]) if entry["feat"].dim() else 0
+            wanted[f"stages.{stage}.feat"] = entry["feat"], (rows, self._channels[stage])
+            wanted[f"stages.{stage}.grid_coord"] = entry.get("grid_coord"), (rows, 3)
+            numbers: dict[str, type] = {"stride": int}
+            if stage in self.guided:
+                wanted[f"stages.{stage}.gradient"] = entry.get("gradient"), (rows, self._channels[stage])
+                numbers["scale"] = float
+            for name, kind in numbers.items():
+                if not isinstance(entry.get(name), kind) or not math.isfinite(entry[name]):
+                    return f"holds {entry.get(name)!r} as stages.{stage}.{name}"
+        for name, (value, shape) in wanted.items():
+            if not isinstance(value, Tensor) or value.shape != shape:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                return f"holds {got} as {name}, not {shape}"
+            if value.is_floating_point() == name.endswith("grid_coord"):
+                return f"holds {value.dtype} as {name}"
+            if not bool(value.isfinite().all()):
+                return "holds NaN or infinity"
+        return ""
 
     def _count_changed(self) -> None:
         self.changed += 1
@@ -146,7 +181,7 @@ class TeacherCache:
         def column(parts: list[Tensor]) -> Tensor:
             return torch.cat(parts).to(device, non_blocking=True)
 
-        output = Output(column([s["logits"] for s in scans]).float(), [_absent(device)] * self._depth)
+        output = Output(column([s["logits"] for s in scans]).float(), [_absent(device)] * len(self._channels))
         for stage in self.stages:
             parts = [scan["stages"][stage] for scan in scans]
             counts = [len(p["feat"]) for p in parts]
@@ -184,12 +219,6 @@ def _half(x: Tensor, name: str) -> Tensor:
         if bool(kept.isfinite().all()):
             return kept.cpu().clone()
     raise FloatingPointError(f"{name}: the teacher's output is NaN or infinite, so the losses cannot learn from it")
-
-
-def _finite(scan: Mapping[str, Any]) -> bool:
-    """Whether all that a file holds is finite."""
-    values = [scan["logits"], *(v for entry in scan["stages"].values() for v in entry.values())]
-    return all(bool(v.isfinite().all()) for v in values if isinstance(v, Tensor))
 
 
 def _absent(device: torch.device) -> Latent:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pointcept.utils.errors import CheckpointError
+from pointcept.utils.archive import check_archive
+from pointcept.utils.errors import CheckpointError, DamagedFile
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,9 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
             inert :class:`StandIn`; otherwise such a file is refused.
 
     Raises:
-        CheckpointError: the file is missing, empty or damaged, names what only an attack needs, or holds more than
-            tensors and plain values where ``foreign`` is False.
+        DamagedFile: the file is empty or damaged, see :func:`check_archive`.
+        CheckpointError: it is missing or cannot be read, names what only an attack needs, or holds more than tensors
+            and plain values where ``foreign`` is False.
     """
     path = Path(path)
     if not path.exists():
@@ -119,8 +121,9 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
     if not path.is_file():
         raise CheckpointError(f"weight file {path} is a folder")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"weight file {path} is empty")
+        raise DamagedFile(f"weight file {path} is empty")
     try:
+        check_archive(path)
         return _read(path, foreign)
     except RefusedName as error:
         raise CheckpointError(
@@ -129,9 +132,11 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
         ) from error
     except CheckpointError:
         raise
+    except (OSError, MemoryError) as error:
+        raise CheckpointError(f"weight file {path} cannot be read: {str(error) or 'out of memory'}") from error
     except Exception as error:  # a damaged file can raise anything; nothing of it has been executed
         reason = str(error).strip().splitlines()
-        raise CheckpointError(
+        raise DamagedFile(
             f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
@@ -151,10 +156,10 @@ def _read(path: Path, foreign: bool) -> Any:
     if left_out and not foreign:
         raise CheckpointError(
             f"{path} holds Python objects besides tensors and plain values, which are not loaded for safety: "
-            f"{_some(left_out)}"
+            f"{some(left_out)}"
         )
     if left_out:
-        logger.info("%s: left out what is neither a tensor nor a plain value: %s", path, _some(left_out))
+        logger.info("%s: left out what is neither a tensor nor a plain value: %s", path, some(left_out))
     return content
 
 
@@ -177,7 +182,7 @@ def extract_state_dict(content: Any, path: str | Path) -> dict[str, torch.Tensor
         if wrapped or len(wrong) < len(found):
             raise CheckpointError(
                 f"{path}: {len(wrong)} of {len(found)} entries of the state dict are no tensors, and other Python "
-                f"objects are not loaded for safety: {_some(wrong)}"
+                f"objects are not loaded for safety: {some(wrong)}"
             )
     got = f"its 'state_dict' is {_what(found)}" if wrapped else f"got {_what(found)}"
     raise CheckpointError(f"{path}: expected 'state_dict' or a bare dict of tensors, {got}")
@@ -203,14 +208,14 @@ def rename_keys(state: Mapping[str, torch.Tensor], keywords: str, replacement: s
     return renamed
 
 
-def _some(names: list[str], most: int | None = SHOWN) -> str:
+def some(names: list[str], most: int | None = SHOWN) -> str:
     """The first few, or all, and how many more there are."""
     shown = names[:most]
     return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
 
 
 def _listing(title: str, keys: list[str], most: int | None) -> str:
-    return f"\n  {len(keys)} {title}: {_some(keys, most)}" if keys else ""
+    return f"\n  {len(keys)} {title}: {some(keys, most)}" if keys else ""
 
 
 def weight_forms(model: nn.Module) -> list[str]:
@@ -251,7 +256,17 @@ def damage(state: Mapping[str, torch.Tensor]) -> str | None:
     found = damaged_entries(state)
     if not found:
         return None
-    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {_some(found)}"
+    return f"{len(found)} of {len(state)} entries hold NaN, infinity or a negative variance: {some(found)}"
+
+
+def dtype_name(value: torch.Tensor) -> str:
+    """``float32``."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _kind(value: torch.Tensor) -> tuple[bool, bool, bool]:
+    """Whether a tensor holds floating-point numbers, complex ones, or truth values."""
+    return value.is_floating_point(), value.is_complex(), value.dtype == torch.bool
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, strict: bool = True) -> None:
@@ -264,22 +279,24 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
         strict: every key must be there and fit. Otherwise what fits is loaded, and the log names all the rest.
 
     Raises:
-        CheckpointError: keys missing, unexpected or of another shape (when ``strict``), nothing fits, or what fits
-            has values that are not finite, see :func:`damaged_entries`.
+        CheckpointError: keys missing, unexpected, of another shape or kind (when ``strict``), nothing fits, or what
+            fits has values that are not finite, see :func:`damaged_entries`.
     """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    wrong = [f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})" for key in shapes]
-    fitting = {key: value for key, value in state.items() if key in own and key not in shapes}
-    fails = not fitting or (strict and bool(missing or unexpected or wrong))
+    shared = [key for key in own if key in state]
+    shapes = [key for key in shared if own[key].shape != state[key].shape]
+    kinds = [key for key in shared if key not in shapes and _kind(own[key]) != _kind(state[key])]
+    fitting = {key: value for key, value in state.items() if key in own and key not in {*shapes, *kinds}}
+    fails = not fitting or (strict and bool(missing or unexpected or shapes or kinds))
     report = "".join(
         _listing(title, keys, SHOWN if fails else None)
         for title, keys in (
             ("missing from the file", missing),
             ("unknown to the model", unexpected),
-            ("of another shape", wrong),
+            ("of another shape", [f"{k} (file {tuple(state[k].shape)}, model {tuple(own[k].shape)})" for k in shapes]),
+            ("of another kind", [f"{k} (file {dtype_name(state[k])}, model {dtype_name(own[k])})" for k in kinds]),
         )
     )
     if fails:
@@ -296,6 +313,10 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
         logger.warning(
             "%s fits the model in %d of %d entries, the others stay:%s", path, len(fitting), len(own), report
         )
+    others = [k for k, v in fitting.items() if own[k].is_floating_point() and v.dtype != own[k].dtype]
+    if others:
+        pair = dtype_name(fitting[others[0]]), dtype_name(own[others[0]])
+        logger.warning("%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
     model.load_state_dict(fitting, strict=False)
     logger.info("loaded weights from %s%s", path, "".join(f"; {form}" for form in weight_forms(model)))
 

@@ -91,6 +91,9 @@ OPTIONAL_COUNT = (int, NoneType)
 SCHEMA: dict[str, Field] = {
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
     "resume": Field((bool,), False, "Continue the run that 'weight' (or save_path/model/model_last.pth) belongs to."),
+    "resume_changes": Field(
+        (bool,), False, "With 'resume': go on although keys differ from those of the run that change what is computed."
+    ),
     "evaluate": Field((bool,), True, "Evaluate on data.val after each evaluation epoch."),
     "test_only": Field((bool,), False, "Build no training data; the tester works alone."),
     "seed": Field(OPTIONAL_COUNT, None, "Seed of every random generator; None draws one and records it.", minimum=0),
@@ -108,6 +111,15 @@ SCHEMA: dict[str, Field] = {
     "epoch": Field((int,), 100, "Passes over the training data.", minimum=1),
     "eval_epoch": Field((int,), 100, "How many times to evaluate and save; divides 'epoch'.", minimum=1),
     "log_freq": Field((int,), 10, "Steps between two log lines.", minimum=1),
+    "skip_nonfinite": Field(
+        (int,),
+        0,
+        "Training steps that may be left out for a loss or gradient that is no number; above 0, steps wait.",
+        minimum=0,
+    ),
+    "skip_out_of_memory": Field(
+        (int,), 0, "Training steps that may be left out for lack of memory; without CUDA graphs.", minimum=0
+    ),
     "clip_grad": Field((float, NoneType), None, "Largest norm of the gradient; None does not clip.", minimum=0),
     "sync_bn": Field((bool,), False, "Share batch statistics over the GPUs."),
     "enable_amp": Field((bool,), False, "Automatic mixed precision."),

@@ -46,6 +46,18 @@ class CheckpointError(ValueError):
     """A weight file is missing, damaged or does not fit the model."""
 
 
+class DamagedFile(CheckpointError):
+    """The bytes of a weight file are not those that were written."""
+
+
+class MachineError(ValueError):
+    """A file, a disk, the memory or another thing of this machine does not do what is asked of it."""
+
+
+class MemoryShortage(MachineError):
+    """There is not enough memory for a step or a scan."""
+
+
 def by_nearness(got: str, valid: Iterable[str]) -> list[str]:
     """The valid names, those that look most like ``got`` first."""
     text = str(got).lower()

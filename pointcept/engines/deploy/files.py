@@ -10,6 +10,7 @@ import numpy as np
 
 from pointcept.datasets.files import ScanFiles
 from pointcept.engines.deploy.engine import InferenceEngine
+from pointcept.engines.memory import memory_for
 from pointcept.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,15 @@ def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[n
     Raises:
         DataError: a file is malformed; the message names it.
         FloatingPointError: scores of a file are NaN or infinite.
+        MemoryShortage: there is too little memory for a file.
     """
     for index in range(len(scans)):
         sample = scans.get_data(index)
         points = np.concatenate([sample["coord"], sample["strength"]], axis=1)
         start = time.perf_counter()
         try:
-            classes = engine.predict(points).cpu().numpy()
+            with memory_for(f"{sample['name']} ({len(points)} points)"):
+                classes = engine.predict(points).cpu().numpy()
         except (DataError, FloatingPointError) as error:
             raise type(error)(f"{sample['name']}: {error}") from error
         seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from pointcept.engines import checkpoint, run_folder
+from pointcept.engines import checkpoint, resume, run_folder
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
@@ -39,10 +39,10 @@ class CheckpointLoader(HookBase):
         cfg, weight = trainer.cfg, trainer.cfg.weight
         if cfg.resume:
             point = comm.broadcast_object(run_folder.resume_point(cfg))
-            if point is not None and (self._is_own(point) or checkpoint.holds_a_run(point)):
+            if point is not None and (self._is_own(point) or resume.holds_a_run(point)):
                 if weight and point != Path(weight):
                     logger.info("resume: the run has come to %s; weight=%s was for its first start", point, weight)
-                checkpoint.restore(trainer, point)
+                resume.restore(trainer, point)
                 self._record()
                 return
             start = f"the weights of {weight}" if weight else "the beginning"

@@ -149,10 +149,12 @@ class InformationWriter(HookBase):
         return [*self._earlier, *((r.values, r.step_seconds, r.data_seconds) for r in self._recent)]
 
     def after_step(self, result: StepResult) -> None:
-        self._recent.append(result)
+        if not result.skipped:
+            self._recent.append(result)
         self._steps += 1
         # The first step too: whoever starts a run wants to see that it runs.
-        if result.step % self._every == 0 or result.step == result.steps or result.iteration == 1:
+        due = result.step % self._every == 0 or result.step == result.steps or result.iteration == 1
+        if due and self._recent:
             self._write(result)
 
     def _write(self, last: StepResult) -> None:
@@ -183,7 +185,7 @@ class InformationWriter(HookBase):
             trainer.writer.add("memory/peak_gib", memory, last.iteration)
 
     def after_epoch(self) -> None:
-        if not self._steps:
+        if not self._lines:
             return
         trainer, steps, seconds, lines = self.trainer, self._steps, self._elapsed(), self._lines
         self._begin_epoch()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pointcept.datasets import DATASETS
 from pointcept.datasets.base import Draw
+from pointcept.engines.sampler import draw_seed
 from pointcept.models import MODELS
 from pointcept.utils.config import Config
 from pointcept.utils.config_schema import defaults
@@ -100,6 +101,29 @@ class FakeDataset:
         path.write_text(str(len(list(path.parent.iterdir()))))
 
 
+@DATASETS.register_module("RenamedDataset")
+class RenamedDataset(FakeDataset):
+    """The same scans with other names."""
+
+    def get_data_name(self, idx: int) -> str:
+        return f"other{idx}"
+
+
+@DATASETS.register_module("PoisonedScans")
+class PoisonedScans(FakeDataset):
+    """Scan 5 has a feature of another order of magnitude in the first pass over the data."""
+
+    def __init__(self, value: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.value = value
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        sample = super().__getitem__(draw)
+        if draw == Draw(5, draw_seed(7, 0, 5)):
+            sample["feat"][3, 1] = self.value
+        return sample
+
+
 @DATASETS.register_module("BrokenDataset")
 class BrokenDataset(FakeDataset):
     """Every sample fails, in a loading process too: what a test patches does not reach those."""
@@ -152,6 +176,9 @@ class FakeDistiller(nn.Module):
     @property
     def deployable(self) -> nn.Module:
         return self.student
+
+    def fingerprint(self) -> str:
+        return "of the teacher"
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         output: dict[str, Any] = self.student(batch)

@@ -15,7 +15,7 @@ import two_processes
 from pointcept.engines.interrupt import Interrupted
 from pointcept.engines.launch import AGAIN, code_of, exit_code, launch, user_message
 from pointcept.utils.checkpoint import read_checkpoint
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.errors import ConfigError, DataError, MemoryShortage
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[2]
@@ -59,6 +59,22 @@ def test_a_signal_to_one_process_stops_all_and_costs_nothing(tmp_path: Path, mon
     for rank in (0, 1):
         one, two = (torch.load(tmp_path / run / f"rank{rank}.pt", weights_only=True) for run in ("whole", "cut"))
         assert all(torch.equal(one["state"][key], two["state"][key]) for key in one["state"])
+
+
+def test_two_processes_leave_out_a_step_and_fall_back_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_freq": 1}]
+    cfg = fakes.make_config(tmp_path, skip_nonfinite=1, hooks=hooks, mix_prob=0, evaluate=False, epoch=2, eval_epoch=2)
+    cfg.data.train = {"type": "PoisonedScans", "value": float("inf")}
+    launch(two_processes.leave_out, num_gpus=2, cfg=cfg)
+    zero, one = (torch.load(tmp_path / f"rank{i}.pt") for i in range(2))
+    assert zero["skipped"] == one["skipped"] == 1
+    for key in zero["state"]:
+        assert zero["state"][key].isfinite().all()
+        if "running" not in key:  # each process has its own statistics
+            assert torch.equal(zero["state"][key], one["state"][key])
+        assert torch.equal(zero["state"][key], zero["again"][key])
+    assert len(list((tmp_path / "incidents").iterdir())) == 2
+    assert (tmp_path / "model" / "damaged_model_last.pth").exists()
 
 
 def test_an_error_of_one_process_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +131,10 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert exit_code(lambda: None) == 0
     assert raising(ConfigError("no such key")) == 2
     assert raising(FloatingPointError("loss is nan")) == 1
+    assert raising(MemoryShortage("out of memory for scan1")) == 2
     assert raising(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "error: no such key\nerror: loss is nan\ninterrupted\n"
+    lines = "error: no such key\nerror: loss is nan\nerror: out of memory for scan1\ninterrupted\n"
+    assert capsys.readouterr().err == lines
     with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden
         raising(ZeroDivisionError())
     monkeypatch.setenv("POINTCEPT_TRACEBACK", "1")

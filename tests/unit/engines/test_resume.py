@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -11,6 +14,7 @@ from fakes import make_config
 from runs import Recorder, interrupt, make_trainer, run, same_weights
 
 from pointcept.engines.hooks import HOOKS
+from pointcept.engines.structure import ENTRIES
 from pointcept.utils.checkpoint import read_checkpoint
 from pointcept.utils.device import seed_everything
 from pointcept.utils.errors import CheckpointError, ConfigError
@@ -161,8 +165,244 @@ def test_resume_refuses_values_that_are_not_finite(tmp_path: Path, where: str) -
     tensor.view(-1)[0] = float("nan")
     torch.save(content, path)
     entry = r"seg_head\.bias \(1 of 3" if where == "state_dict" else r"0\.exp_avg \(1 of 48"
-    with pytest.raises(CheckpointError, match=rf"model_last\.pth: .*{entry} values\)"):
+    with pytest.raises(CheckpointError, match=rf"model_last\.pth.*: .*{entry} values\)"):
         run(make_config(tmp_path, resume=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its checkpoints."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POINTCEPT_DEVICE", "cpu")
+        run(make_config(folder, hooks=[{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_freq": 2}]))
+    return folder
+
+
+def resume(folder: Path, change: Callable[[dict[str, Any]], object], start: Path, **changes: Any) -> Recorder:
+    """Go on from a copy of ``start`` with other contents."""
+    content = torch.load(start, weights_only=False)
+    change(content)
+    torch.save(content, folder / "changed.pth")
+    return run(make_config(folder, weight=str(folder / "changed.pth"), resume=True, **changes))[1]
+
+
+def moment(content: dict[str, Any], **entries: Any) -> None:
+    content["optimizer"]["state"][0].update(entries)
+
+
+def weights(content: dict[str, Any]) -> Any:
+    return content["state_dict"]
+
+
+STRUCTURE: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    *((f"no '{key}'", lambda c, key=key: c.pop(key)) for key in ENTRIES if key != "format"),
+    (r"has format 2 of checkpoints, this version of the package reads 1", lambda c: c.update(format=2)),
+    (r"has format None", lambda c: c.pop("format")),
+    ("'epoch' is str", lambda c: c.update(epoch="2")),
+    ("'epoch' is bool", lambda c: c.update(epoch=True)),
+    ("no 'scheduler', no 'random'", lambda c: (c.pop("scheduler"), c.pop("random"))),
+    ("epoch 7 of 3", lambda c: c.update(epoch=7)),
+    ("iteration 5, but epoch 2 has 8 to 12", lambda c: c.update(iteration=5)),
+    ("sampler: seed is None, sampler: position is None", lambda c: c["sampler"].clear()),
+    ("sampler: position 4, but after 8 steps it is 16", lambda c: c["sampler"].update(position=4)),
+    ("best_metric is nan", lambda c: c.update(best_metric=float("nan"))),
+    ("the run has changed: samples None -> 8", lambda c: c["plan"].clear()),
+    ("'config' is no config", lambda c: c.update(config="import os")),
+    ("'random' is empty", lambda c: c["random"].clear()),
+    ("'random' is no state of the generators", lambda c: c["random"][0].pop("torch")),
+    ("'random' is no state of the generators", lambda c: c["random"][0].update(python=[3, [1, 2], None])),
+    (
+        r"8 weights of another form: block.0.weight \(file float64 \(16, 3\), model float32 \(16, 3\)\)",
+        lambda c: weights(c).update({k: v.double() for k, v in weights(c).items() if v.is_floating_point()}),
+    ),
+    (
+        r"1 weights of another form: seg_head.bias \(file float32 \(4,\)",
+        lambda c: weights(c).update({"seg_head.bias": torch.ones(4)}),
+    ),
+    ("1 weights are missing: seg_head.bias", lambda c: weights(c).pop("seg_head.bias")),
+    ("1 weights are unknown: more", lambda c: weights(c).update(more=torch.ones(1))),
+    ("'state_dict' is missing or empty", lambda c: weights(c).clear()),
+    ("optimizer: no 'param_groups' or no 'state'", lambda c: c["optimizer"].clear()),
+    ("optimizer: no moments after 8 steps", lambda c: c["optimizer"]["state"].clear()),
+    (r"optimizer: groups of \[\] parameters, the run has \[6\]", lambda c: c["optimizer"]["param_groups"].clear()),
+    ("optimizer: groups of", lambda c: c["optimizer"]["param_groups"][0]["params"].reverse()),
+    ("optimizer: group base: lr is None", lambda c: c["optimizer"]["param_groups"][0].pop("lr")),
+    ("optimizer: group base: betas is 0.9", lambda c: c["optimizer"]["param_groups"][0].update(betas=0.9)),
+    ("optimizer: group base is called 'x'", lambda c: c["optimizer"]["param_groups"][0].update(name="x")),
+    ("optimizer: state of unknown parameters 99", lambda c: c["optimizer"]["state"].update({99: {}})),
+    (r"block.0.weight: exp_avg is float32 \(16,\), not float32 \(16, 3\)", lambda c: moment(c, exp_avg=torch.ones(16))),
+    (
+        r"block.0.weight: exp_avg is float64 \(16, 3\), not float32",
+        lambda c: moment(c, exp_avg=torch.ones(16, 3).double()),
+    ),
+    ("block.0.weight: step is tensor", lambda c: moment(c, step=torch.ones(2))),
+    (
+        r"block.0.weight: got \['momentum_buffer'\], expected",
+        lambda c: c["optimizer"]["state"].update({0: {"momentum_buffer": 1}}),
+    ),
+    ("scheduler: total_steps is missing", lambda c: c["scheduler"].pop("total_steps")),
+    (r"scheduler: base_lrs is \[\]", lambda c: c["scheduler"].update(base_lrs=[])),
+    ("scheduler: 3 steps, but 8 in the run", lambda c: c["scheduler"].update(last_epoch=3)),
+    ("scaler: scale is nan", lambda c: c.update(scaler={"scale": float("nan")})),
+]
+
+
+@pytest.mark.parametrize(("words", "change"), STRUCTURE)
+def test_a_checkpoint_of_another_form_is_refused_in_one_line(
+    tmp_path: Path, finished: Path, words: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"^[^\n]*changed\.pth[^\n]*{words}[^\n]*$"):
+        resume(tmp_path, change, finished / "model" / "epoch_2.pth")
+
+
+def test_moments_that_are_missing_are_named(tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    resume(tmp_path, lambda c: c["optimizer"]["state"].pop(0), finished / "model" / "epoch_2.pth")
+    assert "resume: 1 of 6 weights have no moments yet" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(
+    tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    recorder = resume(tmp_path, lambda c: c.pop("origins"), finished / "model" / "epoch_2.pth")
+    assert sorted(recorder.losses) == [9, 10, 11, 12]
+    assert "changed.pth records no scans: whether they are still the same is not checked" in caplog.text
+
+
+FAKE = {"type": "FakeDataset"}
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (r"optimizer\.lr 0\.01 -> 0\.02", {"optimizer": {"type": "AdamW", "lr": 0.02, "weight_decay": 0.005}}),
+        (r"optimizer\.weight_decay 0\.005 -> nothing", {"optimizer": {"type": "AdamW", "lr": 0.01}}),
+        (r"scheduler\.type 'OneCycleLR' -> 'ConstantLR'", {"scheduler": {"type": "ConstantLR"}}),
+        (r"mix_prob 0\.5 -> 0", {"mix_prob": 0}),
+        (r"clip_grad None -> 1", {"clip_grad": 1}),
+        (r"model\.dropout nothing -> 0\.5", {"model": {"type": "FakeModel", "dropout": 0.5}}),
+        (r"data\.train\.points nothing -> 41", {"data.train": {**FAKE, "points": 41}}),
+        ("other training scans", {"data.train": {"type": "RenamedDataset"}}),
+        ("other validation scans", {"data.val": {"type": "RenamedDataset", "full_resolution": True}}),
+    ],
+)
+def test_a_change_of_what_is_computed_has_to_be_confirmed(
+    tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture, words: str, changes: dict[str, Any]
+) -> None:
+    cfg = make_config(tmp_path, weight=str(finished / "model" / "epoch_2.pth"), resume=True)
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (cfg[section] if section else cfg)[name] = value
+    with pytest.raises(
+        CheckpointError, match=rf"epoch_2\.pth cannot be resumed, because the run has changed: .*{words}"
+    ):
+        run(cfg)
+    cfg.resume_changes = True
+    _, recorder = run(cfg)
+    assert sorted(recorder.losses) == [9, 10, 11, 12]
+    assert re.search(f"resume: the run goes on with {words}", caplog.text)
+    again = make_config(tmp_path, resume=True, **{key: cfg[key] for key in ("model", "optimizer", "scheduler", "data")})
+    again.update(mix_prob=cfg.mix_prob, clip_grad=cfg.clip_grad)
+    run(again)  # what was confirmed belongs to the run
+
+
+def test_a_new_schedule_takes_over_where_the_run_stands(tmp_path: Path, finished: Path) -> None:
+    changes: dict[str, Any] = {
+        "optimizer": {"type": "AdamW", "lr": 0.02, "weight_decay": 0.1},
+        "scheduler": {"type": "OneCycleLR", "max_lr": 0.04, "pct_start": 0.5},
+    }
+    _, reference = run(make_config(tmp_path / "new", **changes))
+    start = str(finished / "model" / "epoch_2.pth")
+    trainer, recorder = run(make_config(tmp_path, weight=start, resume=True, resume_changes=True, **changes))
+    assert recorder.lr == {i: lr for i, lr in reference.lr.items() if i > 8}
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert float(trainer.optimizer.state[next(trainer.network.parameters())]["step"]) == 12  # moments go on
+
+
+def test_another_optimizer_cannot_take_over(tmp_path: Path, finished: Path) -> None:
+    start = str(finished / "model" / "epoch_2.pth")
+    cfg = make_config(
+        tmp_path, weight=start, resume=True, resume_changes=True, optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9}
+    )
+    with pytest.raises(CheckpointError, match=r"optimizer: block\.0\.weight: got .*expected \['momentum_buffer'\]"):
+        run(cfg)
+
+
+def test_what_changes_nothing_is_told_only(tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    start = str(finished / "model" / "epoch_2.pth")
+    hooks = [{"type": "CheckpointLoader"}, {"type": "InformationWriter"}]
+    run(make_config(tmp_path, weight=start, resume=True, num_worker=1, log_freq=3, hooks=hooks))
+    told = [message for message in caplog.messages if message.startswith("resume: changed")]
+    for words in ("num_worker 0 -> 1", "log_freq 2 -> 3", "hooks.1.type 'CheckpointSaver' -> 'InformationWriter'"):
+        assert f"resume: changed: {words}" in told
+    assert f"resume: changed: save_path '{finished}' -> '{tmp_path}'" in told
+    assert not any("resume " in message or "weight" in message for message in told)
+
+
+def test_another_teacher_is_another_run(tmp_path: Path) -> None:
+    model: dict[str, Any] = {"type": "FakeDistiller", "student": {"type": "FakeModel"}}
+    run(make_config(tmp_path, model=model))
+    path = tmp_path / "model" / "model_last.pth"
+    content = torch.load(path, weights_only=False)
+    assert content["origins"]["frozen weights"] == "of the teacher"
+    content["origins"]["frozen weights"] = "of another"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="the run has changed: other frozen weights"):
+        run(make_config(tmp_path, model=model, resume=True))
+
+
+@pytest.mark.parametrize("how", ["flipped", "zeroed", "cut", "empty", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_freq": 1}]
+    whole, reference = run(make_config(tmp_path, hooks=hooks))
+    folder = tmp_path / "model"
+    last, previous = folder / "model_last.pth", folder / "model_previous.pth"
+    (folder / "epoch_1.pth").rename(previous)
+    content = bytearray((folder / "epoch_2.pth").read_bytes())
+    start = content.index(torch.load(previous, weights_only=False)["random"][0]["torch"].numpy().tobytes()[:8])
+    content[start + 100] ^= how == "flipped"
+    content[start : start + 4096] = bytes(4096) if how == "zeroed" else content[start : start + 4096]
+    last.write_bytes({"cut": content[:-5000], "empty": b""}.get(how, bytes(content)))
+    if how == "gone":
+        last.unlink()
+    resumed, rest = run(make_config(tmp_path, hooks=hooks, resume=True))
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 4}
+    assert same_weights(whole.network, resumed.network)
+    assert "going on from model_previous.pth instead; the steps after it are done again" in caplog.text
+    if how != "gone":
+        assert "model_last.pth" in caplog.text
+        assert "it is kept as damaged_model_last.pth" in caplog.text
+        assert (folder / "damaged_model_last.pth").exists()
+    read_checkpoint(last)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model_last.pth", "model_previous.pth"):
+        torch.save({}, folder / name)
+    monkeypatch.setattr("zipfile.ZipFile.open", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(CheckpointError, match=r"cannot resume: .*model_last\.pth cannot be read"):
+        run(make_config(tmp_path, resume=True))
+    assert len(list(folder.iterdir())) == 2
+    assert (folder / "model_last.pth").exists()
+
+
+def test_two_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model_last.pth", "model_previous.pth"):
+        (folder / name).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"cannot resume: .*model_last\.pth.*; .*model_previous\.pth"):
+        run(make_config(tmp_path, resume=True))
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_a_loader_without_a_replacement_leaves_the_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, forced: None, mon
     monkeypatch.setattr(FakeDataset, "_tensors", bad)
     with pytest.raises(FloatingPointError):
         run(config(tmp_path, PTV3))
+
+
+def test_a_step_without_numbers_is_left_out(tmp_path: Path, forced: None) -> None:
+    cfg = config(tmp_path, PTV3, skip_nonfinite=1, hooks=[{"type": "CheckpointSaver"}], evaluate=False)
+    cfg.data.train = {"type": "PoisonedScans", "value": float("inf")}
+    trainer, recorder = run(cfg)
+    assert trainer.incidents.skipped["nonfinite"] == 1
+    assert sum(math.isnan(loss) for loss in recorder.losses.values()) == 1
+    assert trainer.network._graphed.runs == 12
+    assert all(value.isfinite().all() for value in trainer.network.state_dict().values())
 
 
 def test_batches_without_a_labelled_point(tmp_path: Path, forced: None) -> None:

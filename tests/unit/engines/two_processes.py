@@ -59,6 +59,27 @@ def say_rank(cfg: Any) -> None:
     (Path(cfg) / f"rank{comm.rank()}").write_text(f"{comm.world_size()} {os.environ['LOCAL_RANK']}")
 
 
+def leave_out(cfg: Any) -> None:
+    """Leave out a step that is bad in one process, save twice, and go on although the last file is damaged."""
+    torch.set_num_threads(1)
+    default_setup(cfg)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    assert isinstance(trainer, DefaultTrainer)
+    content = {"state": trainer.network.state_dict(), "skipped": trainer.incidents.skipped["nonfinite"]}
+    model = Path(cfg.save_path) / "model"
+    comm.barrier()
+    if comm.is_main_process():
+        (model / "epoch_1.pth").rename(model / "model_previous.pth")
+        (model / "model_last.pth").write_bytes(b"damaged")
+    comm.barrier()
+    cfg.resume = True
+    again = build_trainer(cfg)
+    again.train()
+    content["again"] = again.network.state_dict()  # type: ignore[attr-defined]
+    torch.save(content, Path(cfg.save_path) / f"rank{comm.rank()}.pt")
+
+
 class Parents(fakes.FakeDataset):
     """Each sample is the process that started the loading process."""
 

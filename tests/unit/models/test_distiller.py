@@ -1,6 +1,7 @@
 """The distiller: a frozen teacher, checkpoints of the student alone, losses that add up, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -354,6 +355,48 @@ def test_a_cache_holds_no_output_that_is_not_finite(counted, batch, tmp_path, ca
     with pytest.raises(FloatingPointError, match=r"^c: the teacher's output is NaN or infinite"):
         model(named(batch, "c", "d"))
     assert not list((tmp_path / "cache").rglob("c.pth"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("logits"), "is no output of a teacher"),
+        (lambda c: c.update(logits=c["logits"][1:]), r"as logits, not \("),
+        (lambda c: c.update(logits=c["logits"].int()), "holds torch.int32 as logits"),
+        (lambda c: c["stages"].clear(), "has no features of stage 1"),
+        (lambda c: c["stages"][1].update(feat=c["stages"][1]["feat"][:, 1:]), r"as stages\.1\.feat, not"),
+        (lambda c: c["stages"][1].pop("grid_coord"), r"holds NoneType as stages\.1\.grid_coord"),
+        (lambda c: c["stages"][1].update(gradient=torch.zeros(2, 3)), r"holds \(2, 3\) as stages\.1\.gradient"),
+        (lambda c: c["stages"][1].update(scale=None), r"holds None as stages\.1\.scale"),
+        (lambda c: c["stages"][1].update(scale=float("nan")), "holds nan as"),
+    ],
+)
+def test_a_cached_file_of_another_form_is_computed_again(counted, batch, tmp_path, caplog, change, words):
+    model, calls = counted([{"type": "GradGuidedLoss"}])
+    scan = named(single(batch, 0), "a")
+    expected = seen(model, scan)
+    kept = next((tmp_path / "cache").rglob("a.pth"))
+    content = torch.load(kept)
+    change(content)
+    torch.save(content, kept)
+    assert seen(model, scan) == expected
+    assert len(calls) == 2
+    assert re.search(r"computing a scan again: .*a\.pth .*" + words, caplog.text)
+    seen(model, scan)
+    assert len(calls) == 2  # written anew
+
+
+def test_a_flipped_bit_in_a_cached_file_is_seen(counted, batch, tmp_path, caplog):
+    model, calls = counted([{"type": "KLDLoss"}])
+    both = named(batch, "a", "b")
+    expected = seen(model, both)
+    kept = next((tmp_path / "cache").rglob("b.pth"))
+    content = bytearray(kept.read_bytes())
+    content[content.index(torch.load(kept)["logits"].numpy().tobytes()) + 10] ^= 4
+    kept.write_bytes(content)
+    assert seen(model, both) == expected
+    assert len(calls) == 2
+    assert re.search(r"computing a scan again: .*b\.pth .* is damaged: record 'archive/data/0' changed", caplog.text)
 
 
 def model_config(model):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +139,101 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     torch.save(make_model().state_dict(), buffer)
     for content in (buffer.getvalue()[:-200], buffer.getvalue()[:100], b"hello", b"\x80\x02"):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=rf"a.pth \({len(content)} bytes\) is damaged or not a torch file"):
+        with pytest.raises(CheckpointError, match=rf"a.pth \({len(content)} bytes\) is damaged"):
             read_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"gone\.pth does not exist; the folder holds a\.pth"):
         read_checkpoint(tmp_path / "gone.pth")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_flipped_bit_changes_nothing_or_is_refused(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(3, 4), "b": torch.arange(5)}
+    plain = {"epoch": 3, "config": "x = 1\n", "sampler": {"seed": 1, "position": 7}}
+    path = tmp_path / "a.pth"
+    save_atomically({"state_dict": state, **plain}, path)
+    whole = path.read_bytes()
+    messages = []
+    # 11 has no factor in common with 8: every kind of byte in the archive meets every bit.
+    for bit in range(0, 8 * len(whole), 11):
+        path.write_bytes(flipped(whole, bit))
+        try:
+            content = read_checkpoint(path, foreign=False)
+        except CheckpointError as error:
+            messages.append(str(error))
+            continue
+        found = content.pop("state_dict")
+        assert content == plain
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state)
+    assert len(messages) > len(whole) * 8 / 11 / 3
+    line = re.compile(rf"weight file {path} \({len(whole)} bytes\) is damaged.*")
+    assert all(line.fullmatch(message) for message in messages)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_atomically({"x": torch.ones(4096), "y": torch.zeros(4)}, path)
+    whole = path.read_bytes()
+    start = whole.index(torch.ones(8).numpy().tobytes())
+    path.write_bytes(whole[: start + 4096] + bytes(4096) + whole[start + 8192 :])
+    with pytest.raises(CheckpointError, match=r"a\.pth \(.*record 'archive/data/0' changed after it was written$"):
+        read_checkpoint(path)
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    # Torch takes what has the attribute of a folder for read, and leaves the tensor to chance.
+    attributes = whole.index(b"PK\x01\x02", whole.index(b"archive/data/0", start) - 46) + 38
+    path.write_bytes(flipped(whole, 8 * attributes + 4))
+    with pytest.raises(CheckpointError, match=r"record 'archive/data/0' changed"):
+        read_checkpoint(path)
+    path.write_bytes(whole[:-30])
+    with pytest.raises(CheckpointError, match="the list of records at its end changed"):
+        read_checkpoint(path)
+    path.write_bytes(flipped(whole, 5))
+    with pytest.raises(CheckpointError, match="its first bytes changed"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("form", ["without checksums", "before 1.6"])
+def test_files_without_checksums_load_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"x": torch.ones(3)}, path, _use_new_zipfile_serialization=form != "before 1.6")
+    if form == "without checksums":
+        content = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            place = archive.start_dir
+            for _ in archive.infolist():  # as torch writes it after set_crc32_options(False)
+                content[place + 16 : place + 20] = bytes(4)
+                place = content.find(b"PK\x01\x02", place + 4)
+        path.write_bytes(content)
+    assert read_checkpoint(path)["x"].sum() == 3
+    assert form in caplog.text
+    assert "damage cannot be seen" in caplog.text
+
+
+def test_weights_of_another_kind_are_refused_and_of_another_width_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model()
+    state = {key: value.double() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth")
+    assert "a.pth: 6 entries are float64 in the file and float32 in the model" in caplog.text
+    state["0.bias"] = torch.ones(4, dtype=torch.int64)
+    state["1.num_batches_tracked"] = torch.tensor(1.0)
+    torch.save(state, tmp_path / "b.pth")
+    words = (
+        r"2 of another kind: 0\.bias \(file int64, model float32\), 1\.num_batches_tracked \(file float32, model int64"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        load_weights(model, tmp_path / "b.pth")
 
 
 class Evil:
