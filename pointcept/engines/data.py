@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -174,6 +176,15 @@ def _start_worker(worker: int) -> None:
     # which wants to finish its step and save.
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main, daemon=True).start()
+
+
+def _end_with_main() -> None:
+    """End this process when the one that it loads for is gone; its own parent is the fork server."""
+    main = multiprocessing.parent_process()
+    assert main is not None
+    main.join()
+    os._exit(1)
 
 
 def worker_context() -> BaseContext:

@@ -68,7 +68,7 @@ def at_call(number: int, what: Any, name: str, do: Callable[[], None], before: b
     setattr(what, name, call)
 
 
-# Where a process is killed: the third epoch's best and last file, half-written files, evaluations, steps, the last test.
+# Where a process is killed: around best and last files, in half-written ones, evaluations, steps, the last test.
 MOMENTS = {
     "first step": (1, fakes.FakeModel, "forward", True),
     "step 6, half done": (6, torch.Tensor, "backward", True),
