@@ -90,7 +90,7 @@ OPTIONAL_COUNT = (int, NoneType)
 
 SCHEMA: dict[str, Field] = {
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
-    "resume": Field((bool,), False, "Continue the run of save_path, or the one that 'weight' is of; begin if there is none."),
+    "resume": Field((bool,), False, "Continue the run of save_path, or that of 'weight'; begin if there is none."),
     "evaluate": Field((bool,), True, "Evaluate on data.val after each evaluation epoch."),
     "test_only": Field((bool,), False, "Build no training data; the tester works alone."),
     "seed": Field(OPTIONAL_COUNT, None, "Seed of every random generator; None draws one and records it.", minimum=0),
