@@ -221,8 +221,8 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
         seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
     trainer.carried = content.get("hooks", {})
     own = Path(path).resolve().parent == trainer.folder.resolve()
-    if own and comm.is_main_process():
-        run_folder.rewind(Path(trainer.cfg.save_path), content.get("files", {}))
+    if own and comm.is_main_process() and "files" in content:
+        run_folder.rewind(Path(trainer.cfg.save_path), content["files"])
     if Path(path).resolve() == (trainer.folder / run_folder.LAST).resolve():
         trainer.saved = trainer.iteration
     else:
