@@ -176,14 +176,14 @@ def _start_worker(worker: int) -> None:
     # which wants to finish its step and save.
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_main, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    # torch's own watch looks at the process that forked this one: the server, which lives as long as its workers.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with_main() -> None:
+    """End this process when the one that it loads for is gone; its own parent is the fork server."""
+    main = multiprocessing.parent_process()
+    assert main is not None
+    main.join()
     os._exit(1)
 
 

@@ -175,7 +175,7 @@ class Interrupts:
         """The signal that has come to any process, or 0, and when to ask again: processes wait for each other here."""
         last, since = self._last
         now = time.monotonic()
-        seconds = (now - since) / (iteration - last) if self._next is not None else AGREEMENT
+        seconds = (now - since) / (iteration - last) if self._next is not None and iteration > last else AGREEMENT
         period = max(1, min(1000, round(AGREEMENT / max(seconds, 1e-6))))
         self._last = (iteration, now)
         # one transfer; the period is that of process 0

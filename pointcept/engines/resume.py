@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pointcept.engines import run_folder
 from pointcept.engines.checkpoint import plan_facts
 from pointcept.engines.sampler import draw_seed
-from pointcept.engines.structure import check_entries, check_state
+from pointcept.engines.structure import check_entries, check_state, is_state
 from pointcept.models import deployable, fingerprint
 from pointcept.utils import comm
 from pointcept.utils.checkpoint import extract_state_dict, load_state, read_checkpoint, some
@@ -37,8 +37,7 @@ def holds_a_run(path: Path) -> bool:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    content = read_checkpoint(path)
-    return isinstance(content, Mapping) and "sampler" in content and "optimizer" in content
+    return is_state(read_checkpoint(path))
 
 
 def origins(trainer: DefaultTrainer) -> dict[str, str]:
@@ -83,7 +82,7 @@ def restore(trainer: DefaultTrainer, path: Path) -> None:
     trainer.incidents.skipped.update(content.get("skipped", {}))
     _restore_random(trainer, content["random"], path)
     trainer.carried = content.get("hooks", {})
-    _go_on_with_files(trainer, content.get("files", {}), path)
+    _go_on_with_files(trainer, content.get("files"), path)
     logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
 
 
@@ -205,10 +204,10 @@ def _restore_random(trainer: DefaultTrainer, states: list[Any], path: Path) -> N
         raise CheckpointError(f"{path}: 'random' is no state of the generators: {error!r}") from error
 
 
-def _go_on_with_files(trainer: DefaultTrainer, extent: Mapping[str, int], path: Path) -> None:
+def _go_on_with_files(trainer: DefaultTrainer, extent: Mapping[str, int] | None, path: Path) -> None:
     """Have the log end where the state of ``path`` does, and the best weights that it knows of in the run's folder."""
     own = path.resolve().parent == trainer.folder.resolve()
-    if own and comm.is_main_process():
+    if own and comm.is_main_process() and extent is not None:
         run_folder.rewind(Path(trainer.cfg.save_path), extent)
     if path.resolve() == (trainer.folder / run_folder.LAST).resolve():
         trainer.saved = trainer.iteration

@@ -55,13 +55,18 @@ MOMENTS = {
 GROUP_NUMBERS = ("lr", "initial_lr", "weight_decay", "momentum", "eps", "betas")
 
 
+def is_state(content: Any) -> bool:
+    """Whether a file means to be the state of a training, not weights alone."""
+    return isinstance(content, Mapping) and bool({"sampler", "optimizer", "format"} & content.keys())
+
+
 def check_entries(content: Any, path: object) -> None:
     """Check that a file holds all that a run goes on from, each of its type.
 
     Raises:
         CheckpointError: it does not, or has another format.
     """
-    if not isinstance(content, Mapping) or not {"sampler", "optimizer", "format"} & content.keys():
+    if not is_state(content):
         raise CheckpointError(
             f"{path} holds no training state of this package (weights only?): leave out resume=True to start from "
             "its weights"

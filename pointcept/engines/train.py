@@ -30,7 +30,7 @@ from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs
 from pointcept.engines.step import LossMonitor, StepResult
 from pointcept.models import build_model, deployable, use_graphs
 from pointcept.utils import comm, device
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import CheckpointError, ConfigError
 from pointcept.utils.events import ScalarWriter
 from pointcept.utils.optimizer import build_optimizer
 from pointcept.utils.registry import Registry
@@ -288,11 +288,26 @@ class DefaultTrainer(TrainerBase):
         self._step_end = time.perf_counter()
         while True:
             start = time.perf_counter()
-            group = list(islice(batches, self.plan.accumulation))
+            try:
+                group = list(islice(batches, self.plan.accumulation))
+            except Exception:
+                self._keep_steps()
+                raise
             self._data_seconds = time.perf_counter() - start
             if not group:
                 return
             yield group
+
+    def _keep_steps(self) -> None:
+        """Save the steps that are done before an error of the data ends a run of one process."""
+        if comm.world_size() > 1 or not self.iteration or self.saved == self.iteration:
+            return
+        try:
+            self.save(run_folder.LAST)
+        except (CheckpointError, FloatingPointError) as error:  # the one of the data is the one to show
+            logger.error("the steps up to iteration %d could not be saved: %s", self.iteration, error)
+        else:
+            logger.warning("the next data cannot be read; the steps up to iteration %d are saved", self.iteration)
 
     def run_step(self, batches: list[Any]) -> StepResult:
         """Forward and backward over ``batches``, clip, and step optimizer and schedule.

@@ -90,7 +90,7 @@ OPTIONAL_COUNT = (int, NoneType)
 
 SCHEMA: dict[str, Field] = {
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
-    "resume": Field((bool,), False, "Continue the run that 'weight' (or save_path/model/model_last.pth) belongs to."),
+    "resume": Field((bool,), False, "Continue the run of save_path, or that of 'weight'; begin if there is none."),
     "resume_changes": Field(
         (bool,), False, "With 'resume': go on although keys differ from those of the run that change what is computed."
     ),

@@ -72,7 +72,8 @@ def test_the_teacher_learns_and_leaves_its_record(teacher: Path) -> None:
     assert {p.name for p in teacher.iterdir() if not p.name.startswith("events")} == {
         "config.py", "environment.json", "train.log", "model", "result",
     }  # fmt: skip
-    assert {p.name for p in (teacher / "model").iterdir()} == {"model_last.pth", "model_best.pth"}
+    files = {p.name for p in (teacher / "model").iterdir()}
+    assert files == {"model_last.pth", "model_previous.pth", "model_best.pth"}
     assert load_config(teacher / "config.py").seed == report(teacher / "environment.json")["seed"] == 3
     log = (teacher / "train.log").read_text()
     found = steps(log)

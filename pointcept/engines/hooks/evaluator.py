@@ -99,9 +99,11 @@ class PreciseEvaluator(HookBase):
         if not trainer.completed:
             return
         best, last = trainer.folder / "model_best.pth", trainer.folder / "model_last.pth"
-        # A best file of an earlier run in this folder is not ours.
-        ours = trainer.best_metric > float("-inf") and best.exists()
-        path = best if ours and not self.test_last else last
+        # Without an evaluation there is no best one.
+        wanted = trainer.best_metric > float("-inf") and not self.test_last
+        if wanted and not best.exists():
+            logger.warning("%s has been removed; the last weights are evaluated in its place", best)
+        path = best if wanted and best.exists() else last
         logger.info("precise evaluation of %s", path)
         comm.barrier()
         device.empty_cache()

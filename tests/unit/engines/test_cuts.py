@@ -19,7 +19,7 @@ from pointcept.engines.interrupt import HANDLED, Interrupted
 from pointcept.engines.test import SemSegTester
 from pointcept.utils import checkpoint
 from pointcept.utils.config import Config
-from pointcept.utils.errors import CheckpointError
+from pointcept.utils.errors import CheckpointError, DataError
 
 HOOKS = [
     {"type": "CheckpointLoader"}, {"type": "IterationTimer"}, {"type": "InformationWriter"},
@@ -68,7 +68,7 @@ def at_call(number: int, what: Any, name: str, do: Callable[[], None], before: b
     setattr(what, name, call)
 
 
-# Where a process is killed: the third epoch's best and last file, half-written files, evaluations, steps, the last test.
+# Where a process is killed: around best and last files, in half-written ones, evaluations, steps, the last test.
 MOMENTS = {
     "first step": (1, fakes.FakeModel, "forward", True),
     "step 6, half done": (6, torch.Tensor, "backward", True),
@@ -164,6 +164,18 @@ def test_a_damaged_scan_to_evaluate_costs_no_epoch(tmp_path: Path, monkeypatch: 
             train(config(tmp_path))
     content = checkpoint.read_checkpoint(tmp_path / "model" / "model_last.pth")
     assert (content["iteration"], content["epoch"]) == (4, 0)
+
+
+def test_a_damaged_scan_to_train_on_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes.FakeDataset, "_sample", fakes.FakeDataset._sample)
+
+    def damaged() -> None:
+        raise DataError("scan3.bin: 7 bytes")
+
+    at_call(22, fakes.FakeDataset, "_sample", damaged)  # the second one of step 11
+    with pytest.raises(DataError, match=r"scan3\.bin: 7 bytes"):
+        train(make_config(tmp_path, evaluate=False, hooks=[{"type": "CheckpointSaver"}]))
+    assert checkpoint.read_checkpoint(tmp_path / "model" / "model_last.pth")["iteration"] == 10
 
 
 def test_the_states_before_the_last_are_kept(tmp_path: Path) -> None:

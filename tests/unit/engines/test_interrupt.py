@@ -35,7 +35,7 @@ def test_the_exit_code_says_who_asked(number: int, capsys: pytest.CaptureFixture
 
 def test_what_is_held_together_is_finished() -> None:
     done = []
-    with pytest.raises(Interrupted), Interrupts() as interrupts:
+    with pytest.raises(Interrupted), Interrupts() as interrupts:  # noqa: PT012
         with interrupts.step(1):
             done.append(1)
         with interrupts.step(2):
@@ -45,7 +45,7 @@ def test_what_is_held_together_is_finished() -> None:
             done.append(3)
         done.append(4)
     assert done == [1, 2, 3]
-    with pytest.raises(ZeroDivisionError), Interrupts() as interrupts, interrupts.hold():
+    with pytest.raises(ZeroDivisionError), Interrupts() as interrupts, interrupts.hold():  # noqa: PT012
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError  # an error goes before the request
 
@@ -129,7 +129,7 @@ def test_several_processes_stop_after_the_same_step(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(comm, "all_reduce_sum", together)
     interrupts = Interrupts()
     done = 0
-    with pytest.raises(Interrupted) as request, interrupts.training():
+    with pytest.raises(Interrupted) as request, interrupts.training():  # noqa: PT012
         for iteration in range(1, 1000):
             with interrupts.step(iteration):
                 clock[0] += 0.1
@@ -148,6 +148,7 @@ def test_a_signal_waits_for_the_agreement(monkeypatch: pytest.MonkeyPatch) -> No
         with interrupts.training():
             with interrupts.step(1):
                 pass
+            interrupts.meet(1)  # an epoch of one step
             interrupts._next = 100
             signal.raise_signal(signal.SIGINT)  # while it waits for data
             with interrupts.step(2):

@@ -131,6 +131,6 @@ def test_every_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Only the first one looks; the others hear of it."""
     monkeypatch.setattr(run_folder.comm, "is_main_process", lambda: False)
     monkeypatch.setattr(run_folder.comm, "broadcast_object", lambda value: value or "it is in use")
-    with pytest.raises(ConfigError, match="^it is in use$"):
+    with pytest.raises(ConfigError, match=r"^it is in use$"):
         claim(make_config(tmp_path))
     assert not list(tmp_path.iterdir())
