@@ -24,7 +24,7 @@ from pointcept.engines.hooks.builder import check_hooks
 from pointcept.engines.interrupt import Interrupts
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
-from pointcept.models import build_model, deployable, use_graphs
+from pointcept.models import build_model, deployable, set_progress, use_graphs
 from pointcept.utils import comm, device
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.events import ScalarWriter
@@ -258,6 +258,7 @@ class DefaultTrainer(TrainerBase):
             FloatingPointError: a loss of the last steps was NaN or infinite.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        set_progress(self.network, self.iteration, self.plan.total_steps)
         outputs = [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)]
         rates = learning_rates(self.optimizer)
         norm = self._update()

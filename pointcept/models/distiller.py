@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from pointcept.models.builder import MODELS
 from pointcept.models.fixed_batch import FixedBatch
+from pointcept.models.gradient_norms import gradient_norms
 from pointcept.models.losses import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
+from pointcept.models.losses.distill.schedule import WeightSchedule
 from pointcept.models.output import Latent, Output
 from pointcept.models.segmentor import Segmentor
 from pointcept.models.teacher_cache import TeacherCache
 from pointcept.structures import GridPyramid
 from pointcept.utils.checkpoint import load_weights
+from pointcept.utils.checks import check_integer
 from pointcept.utils.device import Stopwatch
 from pointcept.utils.errors import ConfigError, inside
 
@@ -44,6 +47,9 @@ class Distiller(nn.Module):
         teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests.
         teacher_cache: folder that keeps the teacher's outputs per scan, for training without random
             augmentation; see :class:`TeacherCache`.
+        gradients_every: optimizer steps from one look at the gradients of the terms to the next, see
+            :func:`gradient_norms`; None for no looks. Such a step runs without CUDA graphs and has a backward pass of
+            the decoder for each term.
 
     Raises:
         ConfigError: teacher and student have different numbers of classes or input channels, the
@@ -60,10 +66,13 @@ class Distiller(nn.Module):
         losses: Sequence[Mapping[str, Any]],
         teacher_weight: str,
         teacher_cache: str | None = None,
+        gradients_every: int | None = None,
     ) -> None:
         super().__init__()
         if not losses:
             raise ConfigError("a Distiller needs at least one loss, such as dict(type='KLDLoss')")
+        if gradients_every is not None:
+            check_integer("gradients_every", gradients_every, 1)
         student_model: Segmentor = MODELS.build(student, "student")
         modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg, f"losses.{i}") for i, cfg in enumerate(losses)]
         guided = any(module.needs_gradients for module in modules)
@@ -80,6 +89,8 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleList(modules)
         self._loss_names = _unique_names([cfg["type"] for cfg in losses])
         self._watches = [Stopwatch() for _ in modules]
+        self._gradients_every = gradients_every
+        self._done, self._steps = 0, 1
         self._guided = sorted({m.stage for m in modules if m.needs_gradients and m.stage is not None})
         teacher_model.eval().requires_grad_(False)
         self._teacher = (teacher_model,)  # inside a tuple, so that nn.Module does not register it
@@ -87,6 +98,7 @@ class Distiller(nn.Module):
         self._teacher_guided = [stage % depth for stage in self._guided]
         student_depth = len(student_model.backbone.stage_channels)
         self._student_guided = [stage % student_depth for stage in self._guided]
+        self._stages = sorted({student_depth - 1, *(m.stage % student_depth for m in modules if m.stage is not None)})
         read = [m.stage % depth for m in modules if m.stage is not None]
         self._cache = TeacherCache(teacher_cache, teacher_model, read, self._teacher_guided) if teacher_cache else None
 
@@ -115,26 +127,43 @@ class Distiller(nn.Module):
         """A batch -> ``loss`` and ``losses`` in training; the student's predictions in evaluation.
 
         ``losses`` holds each criterion, each distillation loss as it enters the sum, and of the latter
-        ``<name>/raw`` (without its weight), ``<name>/ms`` (see :class:`Stopwatch`) and what else it reports,
-        such as ``<name>/matched`` (common voxels / voxels of either network).
+        ``<name>/raw`` (without its weight), ``<name>/weight`` if that changes, ``<name>/ms`` (see :class:`Stopwatch`)
+        and what else it reports, such as ``<name>/matched`` (common voxels / voxels of either network); and, every
+        ``gradients_every`` steps, the rows of :func:`gradient_norms` for the terms with their weights, ``seg`` of all
+        criteria, at the student's ``logits`` and at the features of ``stage<n>``, the deepest and those that losses read.
         """
         if not self.training:
             return self.student(batch)
         if "segment" not in batch:
             raise ConfigError("distillation needs labels: Collect the key 'segment' in the training transforms")
-        student, teacher = self.outputs(batch)
+        look = self._gradients_every is not None and self._done % self._gradients_every == 0
+        student, teacher = self.outputs(batch, graphs=not look)
         assert student.seg_loss is not None
         assert student.seg_terms is not None
         self._each(lambda module: module.submit(student, teacher))
         terms = dict(student.seg_terms)
         loss = student.seg_loss
-        for name, (raw, weighted, facts) in self._compare(student, teacher, batch).items():
+        compared = self._compare(student, teacher, batch)
+        if look:
+            places = {"logits": student.logits, **{f"stage{i}": student.stages[i].feat for i in self._stages}}
+            weighed = {name: weighted for name, (_, weighted, _) in compared.items()}
+            terms |= gradient_norms({"seg": loss, **weighed}, places)
+        for name, (raw, weighted, facts) in compared.items():
             loss = loss + weighted
             terms[name], terms[f"{name}/raw"] = weighted, raw
             for fact, value in facts.items():
                 # filled on the device: a copy from the host would make it wait
                 terms[f"{name}/{fact}"] = torch.full_like(raw, value, requires_grad=False)
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
+
+    def set_progress(self, done: int, steps: int) -> None:
+        """Learn how far the training is: weights of losses may depend on it. Until then it begins.
+
+        Args:
+            done: optimizer steps that are done.
+            steps: those of the whole training.
+        """
+        self._done, self._steps = done, steps
 
     def use_graphs(self, where: torch.device) -> str | None:
         """Run both networks as CUDA graphs in training; returns None, or the reason why it cannot be done."""
@@ -153,15 +182,21 @@ class Distiller(nn.Module):
         self.student.use_graphs(where, layouts if self.student.backbone.serves(layouts) else None)
         return None
 
-    def outputs(self, batch: Mapping[str, Tensor]) -> tuple[Output, Output]:
-        """What student and teacher make of a batch; losses have begun with what the teacher alone decides."""
-        pyramid = self.teacher.lay_out(batch)
+    def outputs(self, batch: Mapping[str, Tensor], graphs: bool = True) -> tuple[Output, Output]:
+        """What student and teacher make of a batch; losses have begun with what the teacher alone decides.
+
+        Args:
+            batch: the collated samples.
+            graphs: use CUDA graphs, where :meth:`use_graphs` has succeeded; they cut the autograd graph at their outputs.
+        """
+        pyramid = self.teacher.lay_out(batch) if graphs else self.teacher.build_pyramid(batch)
         if self._cache is None:
             teacher = self._run_teacher(batch, pyramid)
         else:
             teacher = self._cache.fetch(batch, lambda: self._run_teacher(batch, pyramid))
         backbone = self.student.backbone
-        pyramid = pyramid if backbone.serves(pyramid) else self.student.lay_out(batch)
+        if not backbone.serves(pyramid):
+            pyramid = self.student.lay_out(batch) if graphs else self.student.build_pyramid(batch)
         self._each(lambda module: module.begin(teacher, backbone.stage_grids(pyramid)))
         return self.student.network(batch, pyramid, guided=self._student_guided), teacher
 
@@ -207,7 +242,11 @@ class Distiller(nn.Module):
                 if module.needs_gradients:
                     student.compute_gradients(self._guided)  # of all stages at once, whoever asks first
                 raw = module(student, teacher, batch)
-            found[name] = (raw, module.loss_weight * raw, {**module.report, "ms": watch.lap()})
+            weight = module.weight(self._done / self._steps)
+            facts = {**module.report, "ms": watch.lap()}
+            if isinstance(module.loss_weight, WeightSchedule):
+                facts["weight"] = weight
+            found[name] = (raw, weight * raw, facts)
         return {name: found[name] for name in self._loss_names}
 
 

@@ -142,6 +142,24 @@ def test_distillation(small_segmentor, small_unet, device, kind):
         close(model, plain, 5e-3)
 
 
+def test_a_look_at_the_gradients_runs_without_graphs_in_between(small_segmentor, device):
+    """Its rows hold what leads through the decoder, too; the steps around it go on with graphs."""
+    growing = [{"type": "KLDLoss", "loss_weight": {"start": 0.0, "end": 2.0}}, *LOSSES[1:]]
+    config = {**distiller_of(small_segmentor, copy.deepcopy(small_segmentor), growing), "gradients_every": 2}
+    plain, model = pair(config, device)
+    for done in range(4):
+        batch = on(device, sizes=(150 + done, 90), seed=done)
+        runs = model.student._graphed.runs
+        for network in (plain, model):
+            network.set_progress(done, 4)
+        expected, found = step(plain, batch), step(model, batch)
+        assert model.student._graphed.runs == runs + done % 2
+        assert found["losses"].keys() == expected["losses"].keys()
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-3, atol=1e-4)
+        close(model, plain, 5e-3)
+        assert ("grad/KLDLoss/stage1" in found["losses"]) == (done % 2 == 0)
+
+
 def test_gradients_add_up_over_batches(small_segmentor, device):
     plain, model = pair(small_segmentor, device)
     for network in (plain, model):

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.models.losses.distill.matching import Correspondence, match_voxels
+from pointcept.models.losses.distill.schedule import Weight, WeightSchedule, check_weight
 from pointcept.models.output import Output
 from pointcept.structures import VoxelGrid
-from pointcept.utils.checks import check_integer, check_number
+from pointcept.utils.checks import check_integer
 from pointcept.utils.errors import ConfigError
 
 
@@ -22,7 +23,8 @@ class DistillationLoss(nn.Module):
     student is known too, and then ``forward``, which also works on its own.
 
     Args:
-        loss_weight: factor that the distiller applies to the returned value, at least 0.
+        loss_weight: factor that the distiller applies to the returned value, at least 0; or one that changes over
+            the training, ``dict(start=0.0, end=1.0)``, see :class:`WeightSchedule`.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -38,15 +40,20 @@ class DistillationLoss(nn.Module):
     waits = False
     stage: int | None = None
 
-    def __init__(self, loss_weight: float) -> None:
+    def __init__(self, loss_weight: Weight) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight, 0)
+        self.loss_weight = check_weight("loss_weight", loss_weight)
         self.report: dict[str, float] = {}
 
     @property
     def name(self) -> str:
         """The name in configs and messages."""
         return type(self).__name__
+
+    def weight(self, progress: float) -> float:
+        """The factor after a share ``progress`` of the training, in [0, 1]."""
+        own = self.loss_weight
+        return own.at(progress) if isinstance(own, WeightSchedule) else own
 
     def connect(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
         """Learn the channels of every encoder stage of both networks, before the first step.
@@ -82,7 +89,7 @@ class StageLoss(DistillationLoss):
 
     stage: int
 
-    def __init__(self, loss_weight: float, stage: int) -> None:
+    def __init__(self, loss_weight: Weight, stage: int) -> None:
         super().__init__(loss_weight)
         self.stage = check_integer("stage", stage)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import StageLoss, full_precision, mean_over_clouds, wide
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.utils.checks import check_choice
 
@@ -39,7 +40,7 @@ class GradGuidedLoss(StageLoss):
 
     needs_gradients = True
 
-    def __init__(self, loss_weight: float = 10.0, stage: int = -1, normalisation: str = "minmax") -> None:
+    def __init__(self, loss_weight: Weight = 10.0, stage: int = -1, normalisation: str = "minmax") -> None:
         super().__init__(loss_weight, stage)
         self.normalisation = check_choice("normalisation", normalisation, NORMALISATIONS)
 

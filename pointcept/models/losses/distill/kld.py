@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.utils.checks import check_number
 
@@ -28,7 +29,7 @@ class KLDLoss(DistillationLoss):
         ConfigError: a temperature that is not positive.
     """
 
-    def __init__(self, loss_weight: float = 0.3, temperature: float = 1.0) -> None:
+    def __init__(self, loss_weight: Weight = 0.3, temperature: float = 1.0) -> None:
         super().__init__(loss_weight)
         self.temperature = check_number("temperature", temperature, 0, open_low=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import OwnGenerator, StageLoss, full_precision, mean_over_clouds, wide
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.structures import VoxelGrid
 from pointcept.topology import (
@@ -69,7 +70,7 @@ class TopoLoss(OwnGenerator, StageLoss):
 
     def __init__(
         self,
-        loss_weight: float = 0.1,
+        loss_weight: Weight = 0.1,
         dims: Sequence[int] = (0, 1),
         distance: str = "chamfer",
         normalisation: str = "rms",
