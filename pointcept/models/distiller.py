@@ -128,9 +128,11 @@ class Distiller(nn.Module):
 
         ``losses`` holds each criterion, each distillation loss as it enters the sum, and of the latter
         ``<name>/raw`` (without its weight), ``<name>/weight`` if that changes, ``<name>/ms`` (see :class:`Stopwatch`)
-        and what else it reports, such as ``<name>/matched`` (common voxels / voxels of either network); and, every
-        ``gradients_every`` steps, the rows of :func:`gradient_norms` for the terms with their weights, ``seg`` of all
-        criteria, at the student's ``logits`` and at the features of ``stage<n>``, the deepest and those that losses read.
+        and what else it reports, such as ``<name>/matched`` (common voxels / voxels of either network).
+
+        Every ``gradients_every`` steps it also has the rows of :func:`gradient_norms`: for ``seg``, the sum of all
+        criteria, and each distillation loss with its weight; at the student's ``logits`` and at the features of
+        ``stage<n>``, the deepest one and those that losses read.
         """
         if not self.training:
             return self.student(batch)
@@ -153,7 +155,8 @@ class Distiller(nn.Module):
             terms[name], terms[f"{name}/raw"] = weighted, raw
             for fact, value in facts.items():
                 # filled on the device: a copy from the host would make it wait
-                terms[f"{name}/{fact}"] = torch.full_like(raw, value, requires_grad=False)
+                filled = value if isinstance(value, Tensor) else torch.full_like(raw, value, requires_grad=False)
+                terms[f"{name}/{fact}"] = filled
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
 
     def set_progress(self, done: int, steps: int) -> None:
@@ -187,7 +190,8 @@ class Distiller(nn.Module):
 
         Args:
             batch: the collated samples.
-            graphs: use CUDA graphs, where :meth:`use_graphs` has succeeded; they cut the autograd graph at their outputs.
+            graphs: use CUDA graphs, where :meth:`use_graphs` has succeeded. Autograd then sees no more of a network
+                than its outputs.
         """
         pyramid = self.teacher.lay_out(batch) if graphs else self.teacher.build_pyramid(batch)
         if self._cache is None:
@@ -234,7 +238,7 @@ class Distiller(nn.Module):
 
     def _compare(
         self, student: Output, teacher: Output, batch: Mapping[str, Tensor]
-    ) -> dict[str, tuple[Tensor, Tensor, dict[str, float]]]:
+    ) -> dict[str, tuple[Tensor, Tensor, dict[str, float | Tensor]]]:
         """Name -> loss, weighted loss and facts for the log, in the order of the config."""
         found = {}
         for name, module, watch in sorted(self._entries(), key=lambda entry: entry[1].waits):
@@ -243,7 +247,7 @@ class Distiller(nn.Module):
                     student.compute_gradients(self._guided)  # of all stages at once, whoever asks first
                 raw = module(student, teacher, batch)
             weight = module.weight(self._done / self._steps)
-            facts = {**module.report, "ms": watch.lap()}
+            facts: dict[str, float | Tensor] = {**module.report, "ms": watch.lap()}
             if isinstance(module.loss_weight, WeightSchedule):
                 facts["weight"] = weight
             found[name] = (raw, weight * raw, facts)

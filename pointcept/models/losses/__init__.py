@@ -5,6 +5,7 @@ from pointcept.models.losses.cross_entropy import CrossEntropyLoss, SmoothCELoss
 from pointcept.models.losses.dice import DiceLoss
 from pointcept.models.losses.distill import (
     AttentionTransferLoss,
+    DKDLoss,
     FeatureMatchingLoss,
     GradGuidedLoss,
     KLDLoss,
@@ -20,6 +21,7 @@ __all__ = [
     "AttentionTransferLoss",
     "Criteria",
     "CrossEntropyLoss",
+    "DKDLoss",
     "DiceLoss",
     "FeatureMatchingLoss",
     "FocalLoss",

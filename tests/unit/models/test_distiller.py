@@ -74,6 +74,12 @@ FULL = [
 ]
 
 
+SCORES = [
+    {"type": "DKDLoss"},
+    {"type": "KLDLoss", "sure": 0.1, "right": True, "balanced": True, "standardise": True},
+]
+
+
 @pytest.mark.parametrize("kind", ["ptv3", "unet", "own grids"])
 def test_every_loss_together(config, small_unet, batch, kind):
     config["losses"] = FULL
@@ -169,7 +175,7 @@ def test_features_that_are_not_finite_are_named(config, batch):
         model(batch)
 
 
-ALONE = [*FULL, {"type": "GradGuidedLoss", "normalisation": "zscore"}, {"type": "SimilarityLoss"}]
+ALONE = [*FULL, *SCORES, {"type": "GradGuidedLoss", "normalisation": "zscore"}, {"type": "SimilarityLoss"}]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -178,7 +184,7 @@ def test_a_teacher_that_gives_no_numbers_is_not_hidden_by_any_loss(config, batch
     """No norm, clamp or mask of a loss makes a finite number of it."""
     config["losses"] = [loss]
     model = build_model(config).train()
-    if loss["type"] == "KLDLoss":  # it reads nothing but scores
+    if loss["type"] in ("KLDLoss", "DKDLoss"):  # they read nothing but scores
         model.teacher.seg_head.bias[1] = value
     else:
         encoder = model.teacher.backbone.enc

@@ -1,6 +1,7 @@
 """Losses between a student and its teacher: importing this package registers them."""
 
 from pointcept.models.losses.distill.attention import AttentionTransferLoss
+from pointcept.models.losses.distill.dkd import DKDLoss
 from pointcept.models.losses.distill.feature_matching import FeatureMatchingLoss
 from pointcept.models.losses.distill.grad_guided import GradGuidedLoss
 from pointcept.models.losses.distill.kld import KLDLoss
@@ -9,6 +10,7 @@ from pointcept.models.losses.distill.topo import TopoLoss
 
 __all__ = [
     "AttentionTransferLoss",
+    "DKDLoss",
     "FeatureMatchingLoss",
     "GradGuidedLoss",
     "KLDLoss",

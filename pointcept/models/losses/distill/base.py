@@ -33,7 +33,8 @@ class DistillationLoss(nn.Module):
         needs_gradients: the loss reads ``Output.gradient(self.stage)`` of both networks.
         waits: ``forward`` waits for something that runs elsewhere, so the other losses come first.
         stage: encoder stage whose features it reads; None if it reads logits only.
-        report: numbers of the last call for the log, such as the share of matched voxels.
+        report: numbers of the last call for the log, such as the share of matched voxels; what is known on the device
+            only stays there, as a scalar tensor.
     """
 
     needs_gradients = False
@@ -43,7 +44,7 @@ class DistillationLoss(nn.Module):
     def __init__(self, loss_weight: Weight) -> None:
         super().__init__()
         self.loss_weight = check_weight("loss_weight", loss_weight)
-        self.report: dict[str, float] = {}
+        self.report: dict[str, float | Tensor] = {}
 
     @property
     def name(self) -> str:
@@ -156,6 +157,17 @@ def wide(x: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocasting on the device of ``x``."""
     return torch.autocast(x.device.type, enabled=False)  # type: ignore[return-value]
+
+
+def labels_of(batch: Mapping[str, Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels of a batch as classes (N,) int64, and which points have one, (N,) bool.
+
+    Data sets ignore a negative label; whatever is no class of ``logits`` (N, K) is none here.
+    """
+    segment = batch.get("segment")
+    if segment is None:
+        return logits.new_zeros(len(logits), dtype=torch.int64), logits.new_zeros(len(logits), dtype=torch.bool)
+    return segment.long(), (segment >= 0) & (segment < logits.shape[1])
 
 
 def mean_over_clouds(values: Sequence[Tensor], like: Tensor) -> Tensor:
