@@ -47,6 +47,8 @@ class Distiller(nn.Module):
         teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests.
         teacher_cache: folder that keeps the teacher's outputs per scan, for training without random
             augmentation; see :class:`TeacherCache`.
+        unlabelled: take batches without the key ``segment``, too. Data sets fill it in for scans without labels
+            (``unlabelled=True``), so that its absence is an error otherwise.
         gradients_every: optimizer steps from one look at the gradients of the terms to the next, see
             :func:`gradient_norms`; None for no looks. Such a step runs without CUDA graphs and has a backward pass of
             the decoder for each term.
@@ -66,6 +68,7 @@ class Distiller(nn.Module):
         losses: Sequence[Mapping[str, Any]],
         teacher_weight: str,
         teacher_cache: str | None = None,
+        unlabelled: bool = False,
         gradients_every: int | None = None,
     ) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class Distiller(nn.Module):
         self.losses = nn.ModuleList(modules)
         self._loss_names = _unique_names([cfg["type"] for cfg in losses])
         self._watches = [Stopwatch() for _ in modules]
-        self._gradients_every = gradients_every
+        self._unlabelled, self._gradients_every = unlabelled, gradients_every
         self._done, self._steps = 0, 1
         self._guided = sorted({m.stage for m in modules if m.needs_gradients and m.stage is not None})
         teacher_model.eval().requires_grad_(False)
@@ -126,6 +129,8 @@ class Distiller(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """A batch -> ``loss`` and ``losses`` in training; the student's predictions in evaluation.
 
+        Points without a label count in distillation losses only; if all are, the criteria give 0 without a gradient.
+
         ``losses`` holds each criterion, each distillation loss as it enters the sum, and of the latter
         ``<name>/raw`` (without its weight), ``<name>/weight`` if that changes, ``<name>/ms`` (see :class:`Stopwatch`)
         and what else it reports, such as ``<name>/matched`` (common voxels / voxels of either network).
@@ -137,7 +142,7 @@ class Distiller(nn.Module):
         if not self.training:
             return self.student(batch)
         if "segment" not in batch:
-            raise ConfigError("distillation needs labels: Collect the key 'segment' in the training transforms")
+            batch = self._with_ignored_labels(batch)
         look = self._gradients_every is not None and self._done % self._gradients_every == 0
         student, teacher = self.outputs(batch, graphs=not look)
         assert student.seg_loss is not None
@@ -215,6 +220,18 @@ class Distiller(nn.Module):
         student.compute_gradients(self._guided)
         stages = [Latent(latent.feat.detach().requires_grad_(), latent.grid) for latent in student.stages]
         return replace(student.detached(), logits=student.logits.detach().requires_grad_(), stages=stages, shared={})
+
+    def _with_ignored_labels(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert self.student.criteria is not None
+        ignored = self.student.criteria.ignore_index
+        if not self._unlabelled or ignored is None:
+            raise ConfigError(
+                "distillation needs labels: Collect the key 'segment' in the training transforms (data sets of scans "
+                "without labels take unlabelled=True), or give the Distiller unlabelled=True and criteria with one "
+                "ignore_index"
+            )
+        offset, rows = batch["offset"], len(batch["feat"])
+        return {**batch, "segment": torch.full((rows,), ignored, dtype=torch.int64, device=offset.device)}
 
     def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid | FixedBatch) -> Output:
         """The teacher's output without a graph, with the gradients that losses ask for."""

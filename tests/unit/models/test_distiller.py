@@ -141,6 +141,47 @@ def test_without_guidance_the_teacher_has_no_criteria_and_no_graph(config, batch
     assert list(build_model(config).teacher.criteria.losses) == ["CrossEntropyLoss", "LovaszLoss"]
 
 
+def test_scans_without_labels(config, batch):
+    """All ignored, or no key at all: nothing but the distillation losses moves the student."""
+    config["losses"] = [*FULL, *SCORES]
+    ignored = {**batch, "segment": torch.full_like(batch["segment"], -1)}
+    without = {key: value for key, value in batch.items() if key != "segment"}
+    results, gradients = [], []
+    for given, unlabelled in ((ignored, False), (without, True)):
+        torch.manual_seed(0)
+        model = build_model({**config, "unlabelled": unlabelled}).train()
+        results.append(model(given))
+        results[-1]["loss"].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    terms = results[0]["losses"]
+    assert terms["CrossEntropyLoss"] == terms["LovaszLoss"] == terms["GradGuidedLoss"] == 0
+    assert all(terms[f"{cfg['type']}/raw"] > 0 for cfg in config["losses"] if cfg["type"] != "GradGuidedLoss")
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(*gradients, strict=True))
+    assert results[0]["loss"] == results[1]["loss"]
+
+
+def test_criteria_move_nothing_where_nothing_is_labelled(config, batch):
+    config["losses"] = [{"type": "GradGuidedLoss"}]
+    model = build_model(config).train()
+    result = model({**batch, "segment": torch.full_like(batch["segment"], -1)})
+    result["loss"].backward()
+    assert result["loss"] == 0
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_criteria_that_are_constant_without_labels(config, batch):
+    """The gradient of L_seg is then 0, for both networks."""
+    config["losses"] = [{"type": "GradGuidedLoss"}]
+    model = build_model(config).train()
+
+    def constant(logits, segment):
+        return logits.new_zeros(()), {}
+
+    for network in (model.teacher, model.student):
+        network.criteria.forward = constant
+    assert model(batch)["losses"]["GradGuidedLoss"] == 0
+
+
 def test_one_seed_gives_identical_losses(config, batch):
     config["losses"] = [*FULL, {"type": "TopoLoss", "max_points": 16, "subsample": "random", "dims": (0, 1)}]
     runs = []
@@ -428,7 +469,7 @@ def test_wrong_configs_are_explained(config, batch, tmp_path):
     torch.save({"state_dict": build_model(config).student.state_dict()}, tmp_path / "student.pth")
     expect(CheckpointError, "missing from the file", teacher_weight=str(tmp_path / "student.pth"))
     del batch["segment"]
-    expect(ValueError, "needs labels")
+    expect(ValueError, "needs labels: Collect the key 'segment' .* unlabelled=True")
 
 
 def test_a_teacher_checkpoint_is_loaded(config, tmp_path):
