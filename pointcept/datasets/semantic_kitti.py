@@ -89,7 +89,8 @@ class SemanticKITTIDataset(BaseDataset):
 
     Args:
         sequences: these sequences instead of those of the split, as numbers or names (8 or "08"), read with labels
-            unless ``split`` is "test" or ``unlabelled``; or "available": those of the split that are on disk, for parts of the data set.
+            unless ``split`` is "test" or ``unlabelled``; or "available": those of the split that are on disk, for
+            parts of the data set.
         learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
         split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see
             :class:`BaseDataset`.
@@ -154,9 +155,8 @@ class SemanticKITTIDataset(BaseDataset):
             raise DataError(f"{root} has none of the sequences {', '.join(folder.name for folder, _ in wanted)}")
         if self.available:
             logger.info("sequences of the split %s: %s", "+".join(self.split), " ".join(f.name for f, _ in there))
-        return [
-            scan for folder, split in there for scan in self._scans(folder, split != "test" and not self.unlabelled)
-        ]
+        labels = not self.unlabelled
+        return [scan for folder, split in there for scan in self._scans(folder, labels and split != "test")]
 
     @staticmethod
     def _scans(folder: Path, labelled: bool) -> list[Scan]:
@@ -172,7 +172,8 @@ class SemanticKITTIDataset(BaseDataset):
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(scans)} scans of {folder} have no label file, the first is {missing[0]}."
-                f' Expected layout: {LAYOUT}. Scans without labels can be read with split="test", or with unlabelled=True to train on them'
+                f' Expected layout: {LAYOUT}. Scans without labels can be read with split="test", to train on them with'
+                " unlabelled=True"
             )
         return scans
 

@@ -75,7 +75,8 @@ class WaymoDataset(BaseDataset):
     The splits are named as by Waymo: training, validation, testing.
 
     Args:
-        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see :class:`BaseDataset`.
+        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see
+            :class:`BaseDataset`.
 
     Raises:
         ConfigError: an argument is wrong.

@@ -123,6 +123,19 @@ class StageLoss(DistillationLoss):
         common = self.match(ours.grid, teacher)
         return common.student(wide(ours.feat)), common.teacher(wide(theirs.feat.detach())), common.counts
 
+    def check_finite(self, cloud: Tensor, network: str) -> None:
+        """Look at the features (M, C) of a network; on a GPU the host waits.
+
+        Raises:
+            FloatingPointError: some are NaN or infinite.
+        """
+        bad = int((~torch.isfinite(cloud.detach())).any(dim=1).sum())
+        if bad:
+            raise FloatingPointError(
+                f"{self.name}: {bad} of {len(cloud)} rows of the {network}'s features at stage {self.stage} are NaN "
+                "or infinite"
+            )
+
 
 class OwnGenerator:
     """Random draws that leave torch's global state alone and go on where a checkpoint stopped.

@@ -15,10 +15,10 @@ from pointcept.utils.checks import check_number
 class DKDLoss(LogitLoss):
     """T² · mean over points of α TCKD + β NCKD (Zhao et al., CVPR 2022, arXiv 2203.08679, equation 7).
 
-    With p the probabilities and c the class of a point, TCKD = KL between the two networks of (p_c, 1 - p_c), and NCKD =
-    KL of the distributions over the other classes, p_k / (1 - p_c). KL of all classes is TCKD + (1 - p_c of the
-    teacher) NCKD, so that what a sure teacher knows of the other classes hardly counts there. Where a point has no
-    label, c is the teacher's most probable class.
+    With p the probabilities and c the class of a point, TCKD is the KL divergence between the two networks of
+    (p_c, 1 - p_c), and NCKD that of the distributions over the other classes, p_k / (1 - p_c). The KL divergence over
+    all classes is TCKD + (1 - p_c of the teacher) NCKD, where what a sure teacher knows of the other classes hardly
+    counts. Where a point has no label, c is the teacher's most probable class.
 
     Args:
         loss_weight: factor of the term.

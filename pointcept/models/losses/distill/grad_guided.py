@@ -27,7 +27,8 @@ class GradGuidedLoss(StageLoss):
     through w would need second derivatives of attention and convolution, which fused kernels do not have.
 
     Statistics are those of one scan, so that the result does not depend on what else is in the batch. Scans
-    count equally; one without a common voxel or without a label, of which L_seg says nothing, is left out. Where all M of a scan are equal, they become 0.
+    count equally; one without a common voxel or without a label, of which L_seg says nothing, is left out. Where all
+    M of a scan are equal, they become 0.
 
     Args:
         loss_weight: λ.

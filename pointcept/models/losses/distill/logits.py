@@ -23,8 +23,8 @@ class LogitLoss(DistillationLoss):
     Args:
         loss_weight: factor of the term.
         temperature: T > 0.
-        standardise: the scores of each point first get mean 0 and variance 1 over the classes, of both networks, so that
-            the student need not match the size of the teacher's scores (Sun et al., CVPR 2024, arXiv 2403.01427).
+        standardise: the scores of each point first get mean 0 and variance 1 over the classes, in both networks, so
+            that the student need not match the size of the teacher's (Sun et al., CVPR 2024, arXiv 2403.01427).
         balanced: the mean over the classes of the batch of the means over their points, instead of the mean over
             points, of which some classes have a thousand times as many as others.
         sure: only points whose most probable class has at least this probability for the teacher, without T, count.
