@@ -6,6 +6,7 @@ L = L_seg + Σ weight · loss(student, teacher), in full L_seg + γ L_KLD + λ L
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -17,14 +18,14 @@ from pointcept.models.builder import MODELS
 from pointcept.models.fixed_batch import FixedBatch
 from pointcept.models.gradient_norms import gradient_norms
 from pointcept.models.losses import DISTILL_LOSSES
-from pointcept.models.losses.distill.base import DistillationLoss
+from pointcept.models.losses.distill.base import DistillationLoss, wide
 from pointcept.models.losses.distill.schedule import WeightSchedule
 from pointcept.models.output import Latent, Output
 from pointcept.models.segmentor import Segmentor
 from pointcept.models.teacher_cache import TeacherCache
 from pointcept.structures import GridPyramid
 from pointcept.utils.checkpoint import load_weights
-from pointcept.utils.checks import check_integer
+from pointcept.utils.checks import check_integer, refused
 from pointcept.utils.device import Stopwatch
 from pointcept.utils.errors import ConfigError, inside
 
@@ -44,7 +45,9 @@ class Distiller(nn.Module):
         losses: configs out of the registry of distillation losses. Each is called with
             ``(student: Output, teacher: Output, batch)`` and returns an unweighted scalar; its
             ``loss_weight`` is applied here.
-        teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests.
+        teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests. Several, such as those of
+            different seeds, make a teacher whose probabilities are the mean of theirs, for losses on scores; features
+            and their gradients are those of the first. Each costs a forward pass and memory for its weights.
         teacher_cache: folder that keeps the teacher's outputs per scan, for training without random
             augmentation; see :class:`TeacherCache`.
         unlabelled: take batches without the key ``segment``, too. Data sets fill it in for scans without labels
@@ -66,7 +69,7 @@ class Distiller(nn.Module):
         teacher: Mapping[str, Any],
         student: Mapping[str, Any],
         losses: Sequence[Mapping[str, Any]],
-        teacher_weight: str,
+        teacher_weight: str | Sequence[str],
         teacher_cache: str | None = None,
         unlabelled: bool = False,
         gradients_every: int | None = None,
@@ -80,14 +83,19 @@ class Distiller(nn.Module):
         modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg, f"losses.{i}") for i, cfg in enumerate(losses)]
         guided = any(module.needs_gradients for module in modules)
         criteria = (teacher.get("criteria") or student.get("criteria")) if guided else None
-        teacher_model: Segmentor = MODELS.build({**teacher, "criteria": criteria}, "teacher")
+        weights = _weight_files(teacher_weight)
+        built = [{**teacher, "criteria": None if i else criteria} for i in range(len(weights))]
+        teachers: list[Segmentor] = [MODELS.build(cfg, "teacher") for cfg in built]
+        teacher_model = teachers[0]
         _check_pair(teacher_model, student_model)
         channels = student_model.backbone.stage_channels, teacher_model.backbone.stage_channels
         for i, module in enumerate(modules):
             with inside(f"losses.{i}"):
                 module.connect(*channels)
-        if teacher_weight != "random":
-            load_weights(teacher_model, teacher_weight)
+        for model, weight in zip(teachers, weights, strict=True):
+            if weight != "random":
+                load_weights(model, weight)
+            model.eval().requires_grad_(False)
         self.student = student_model
         self.losses = nn.ModuleList(modules)
         self._loss_names = _unique_names([cfg["type"] for cfg in losses])
@@ -95,15 +103,14 @@ class Distiller(nn.Module):
         self._unlabelled, self._gradients_every = unlabelled, gradients_every
         self._done, self._steps = 0, 1
         self._guided = sorted({m.stage for m in modules if m.needs_gradients and m.stage is not None})
-        teacher_model.eval().requires_grad_(False)
-        self._teacher = (teacher_model,)  # inside a tuple, so that nn.Module does not register it
+        self._teachers = tuple(teachers)  # inside a tuple, so that nn.Module does not register them
         depth = len(teacher_model.backbone.stage_channels)
         self._teacher_guided = [stage % depth for stage in self._guided]
         student_depth = len(student_model.backbone.stage_channels)
         self._student_guided = [stage % student_depth for stage in self._guided]
         self._stages = sorted({student_depth - 1, *(m.stage % student_depth for m in modules if m.stage is not None)})
         read = [m.stage % depth for m in modules if m.stage is not None]
-        self._cache = TeacherCache(teacher_cache, teacher_model, read, self._teacher_guided) if teacher_cache else None
+        self._cache = TeacherCache(teacher_cache, teachers, read, self._teacher_guided) if teacher_cache else None
 
     @staticmethod
     def inference_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,8 +119,8 @@ class Distiller(nn.Module):
 
     @property
     def teacher(self) -> Segmentor:
-        """The frozen network."""
-        return self._teacher[0]
+        """The frozen network, of several the one whose features count."""
+        return self._teachers[0]
 
     @property
     def deployable(self) -> nn.Module:
@@ -123,7 +130,8 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along with ``.to(...)``."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.teacher._apply(fn)
+        for teacher in self._teachers:
+            teacher._apply(fn)
         return self
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -177,7 +185,7 @@ class Distiller(nn.Module):
         """Run both networks as CUDA graphs in training; returns None, or the reason why it cannot be done."""
         if self._cache is not None:
             return "teacher_cache keeps batches of varying shapes"
-        for name, network in (("teacher", self.teacher), ("student", self.student)):
+        for name, network in (*(("teacher", teacher) for teacher in self._teachers), ("student", self.student)):
             reason = network.why_not_graphed(where)
             if reason is not None:
                 return f"the {name}: {reason}"
@@ -186,7 +194,8 @@ class Distiller(nn.Module):
         if theirs is not None and theirs.ignore_index != ours.ignore_index:
             return "the criteria of teacher and student have different ignore_index"
         layouts = self.teacher.layouts(where, ours.ignore_index)
-        self.teacher.use_graphs(where, layouts)
+        for teacher in self._teachers:
+            teacher.use_graphs(where, layouts)
         self.student.use_graphs(where, layouts if self.student.backbone.serves(layouts) else None)
         return None
 
@@ -235,6 +244,14 @@ class Distiller(nn.Module):
 
     def _run_teacher(self, batch: Mapping[str, Tensor], pyramid: GridPyramid | FixedBatch) -> Output:
         """The teacher's output without a graph, with the gradients that losses ask for."""
+        output = self._run_first(batch, pyramid)
+        if len(self._teachers) > 1:
+            with torch.no_grad():
+                scores = [output.logits, *(other.network(batch, pyramid).logits for other in self._teachers[1:])]
+                output = replace(output, logits=mean_scores(scores))
+        return output
+
+    def _run_first(self, batch: Mapping[str, Tensor], pyramid: GridPyramid | FixedBatch) -> Output:
         if not self._guided:
             with torch.no_grad():
                 return self.teacher.network(batch, pyramid)
@@ -269,6 +286,19 @@ class Distiller(nn.Module):
                 facts["weight"] = weight
             found[name] = (raw, weight * raw, facts)
         return {name: found[name] for name in self._loss_names}
+
+
+def mean_scores(scores: Sequence[Tensor]) -> Tensor:
+    """Scores (N, K) of several networks -> logarithms of the mean of their probabilities, in at least float32."""
+    logs = torch.stack([wide(x).log_softmax(1) for x in scores])
+    return logs.logsumexp(0) - math.log(len(scores))
+
+
+def _weight_files(given: str | Sequence[str]) -> list[str]:
+    weights = [given] if isinstance(given, str) else list(given)
+    if not weights or not all(isinstance(weight, str) and weight for weight in weights):
+        raise refused("teacher_weight", given, "a file, or a list of one or more files")
+    return weights
 
 
 def _check_pair(teacher: Segmentor, student: Segmentor) -> None:

@@ -484,6 +484,44 @@ def test_a_teacher_checkpoint_is_loaded(config, tmp_path):
     assert all(torch.equal(v, model.teacher.state_dict()[k]) for k, v in teacher.state_dict().items())
 
 
+def test_several_teachers_have_the_mean_of_their_probabilities(config, batch, tmp_path, monkeypatch):
+    config["teacher"]["backbone"].update(drop_path=0.0, shuffle_orders=False)
+    config["losses"] = FULL
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        files.append(str(tmp_path / f"{seed}.pth"))
+        torch.save({"state_dict": build_model(config["teacher"]).state_dict()}, files[-1])
+    outputs = []
+    for weight in (*files, files, [files[0]]):
+        model = build_model({**config, "teacher_weight": weight}).train()
+        outputs.append(model.outputs(batch)[1])
+    mean = (outputs[0].logits.softmax(1) + outputs[1].logits.softmax(1)) / 2
+    torch.testing.assert_close(outputs[2].logits.exp(), mean)
+    assert torch.equal(outputs[3].logits, outputs[0].logits)
+    for i, stage in enumerate(outputs[2].stages):
+        assert torch.equal(stage.feat, outputs[0].stages[i].feat)
+    assert torch.equal(outputs[2].gradient(-1), outputs[0].gradient(-1))
+    model = build_model({**config, "teacher_weight": files}).double().train()
+    assert {p.dtype for teacher in model._teachers for p in teacher.parameters()} == {torch.float64}
+    assert {name.split(".")[0] for name in model.state_dict()} <= {"student", "losses"}
+    for teacher in model._teachers:
+        assert not any(p.requires_grad for p in teacher.parameters())
+        assert not any(module.training for module in teacher.modules())
+    for wrong in ([], ["random", 3], ""):
+        with pytest.raises(ValueError, match=r"teacher_weight: got .*, allowed: a file, or a list"):
+            build_model({**config, "teacher_weight": wrong})
+
+
+def test_a_cache_of_several_teachers_is_their_own(counted, batch):
+    for weight in ("random", ["random", "random"]):
+        model, calls = counted([{"type": "KLDLoss"}], teacher_weight=weight)
+        both = named(batch, "a", "b")
+        first = seen(model, both)
+        assert seen(model, both) == pytest.approx(first, rel=1e-2)
+        assert len(calls) == 1
+
+
 def _output(logits):
     grid = GridPyramid(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([1]), ("z",), ())
     return Output(logits, [(logits, grid.levels[0])])

@@ -181,6 +181,19 @@ def test_a_look_at_the_gradients_runs_without_graphs_in_between(small_segmentor,
         assert ("grad/KLDLoss/stage1" in found["losses"]) == (done % 2 == 0)
 
 
+def test_several_teachers(small_segmentor, device):
+    config = distiller_of(small_segmentor, copy.deepcopy(small_segmentor), LOSSES)
+    plain, model = pair({**config, "teacher_weight": ["random", "random"]}, device)
+    for mine, theirs in zip(model._teachers, plain._teachers, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    for seed in range(2):
+        batch = on(device, sizes=(150 + seed, 90), seed=seed)
+        expected, found = step(plain, batch), step(model, batch)
+        torch.testing.assert_close(found["losses"]["KLDLoss"], expected["losses"]["KLDLoss"], rtol=1e-3, atol=1e-5)
+        close(model, plain, 5e-3)
+    assert [teacher._graphed.runs for teacher in model._teachers] == [2, 2]
+
+
 def test_gradients_add_up_over_batches(small_segmentor, device):
     plain, model = pair(small_segmentor, device)
     for network in (plain, model):
