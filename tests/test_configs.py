@@ -96,7 +96,8 @@ def test_a_study_is_short_and_whole(path: Path, monkeypatch: pytest.MonkeyPatch,
         assert not set(map(str, run.scenes)) & {str(scene) for part in parts for scene in part.sequences}
         if run.teacher is not None:
             assert run.config.model.teacher == run.teacher.config.model
-            assert run.config.model.teacher_weight == str(run.teacher.weights)
+            weights = [str(teacher.weights) for teacher in run.teachers]
+            assert run.config.model.teacher_weight == (weights if len(weights) > 1 else weights[0])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=IDS)

@@ -20,6 +20,7 @@ _losses = dict(
 )
 _row = dict(config="../semantic_kitti/distill_kld.py", teacher="teacher")
 candidates = {name: dict(_row, options={**fast, "model.losses": losses}) for name, losses in _losses.items()}
+candidates["kld_2teach"] = dict(_row, teacher_seed=[0, 1], options=fast)
 # With the real scans of ../shared without labels as sequence 30; they are of sequence 08: --leave-out 8.
 candidates["unlabelled"] = dict(
     config="../semantic_kitti/distill_unlabelled.py",
