@@ -159,10 +159,6 @@ class Distiller(nn.Module):
         terms = dict(student.seg_terms)
         loss = student.seg_loss
         compared = self._compare(student, teacher, batch)
-        if look:
-            places = {"logits": student.logits, **{f"stage{i}": student.stages[i].feat for i in self._stages}}
-            weighed = {name: weighted for name, (_, weighted, _) in compared.items()}
-            terms |= gradient_norms({"seg": loss, **weighed}, places)
         for name, (raw, weighted, facts) in compared.items():
             loss = loss + weighted
             terms[name], terms[f"{name}/raw"] = weighted, raw
@@ -170,6 +166,10 @@ class Distiller(nn.Module):
                 # filled on the device: a copy from the host would make it wait
                 filled = value if isinstance(value, Tensor) else torch.full_like(raw, value, requires_grad=False)
                 terms[f"{name}/{fact}"] = filled
+        if look:
+            places = {"logits": student.logits, **{f"stage{i}": student.stages[i].feat for i in self._stages}}
+            weighed = {name: weighted for name, (_, weighted, _) in compared.items()}
+            terms |= gradient_norms({"seg": student.seg_loss, **weighed}, places)
         return {"loss": loss, "losses": {name: term.detach() for name, term in terms.items()}}
 
     def set_progress(self, done: int, steps: int) -> None:

@@ -185,6 +185,18 @@ def test_criteria_that_are_constant_without_labels(config, batch):
     assert model(batch)["losses"]["GradGuidedLoss"] == 0
 
 
+def test_feature_matching_at_several_stages(config, batch):
+    config["teacher"]["backbone"].update(enc_channels=(16, 32), enc_num_head=(2, 4))
+    config["losses"] = [{"type": "FeatureMatchingLoss", "stage": stage} for stage in (0, 1, -2)]
+    model = build_model(config).train()
+    assert [tuple(loss.regressor.weight.shape) for loss in model.losses] == [(16, 16), (32, 16), (16, 16)]
+    result = model(batch)
+    result["loss"].backward()
+    names = ("FeatureMatchingLoss", "FeatureMatchingLoss_2", "FeatureMatchingLoss_3")
+    assert all(result["losses"][f"{name}/raw"] > 0 for name in names)
+    assert all(loss.regressor.weight.grad.any() for loss in model.losses)
+
+
 def test_one_seed_gives_identical_losses(config, batch):
     config["losses"] = [*FULL, {"type": "TopoLoss", "max_points": 16, "subsample": "random", "dims": (0, 1)}]
     runs = []

@@ -56,7 +56,9 @@ def test_rows_of_a_distiller(config, batch):
     torch.testing.assert_close(rows["grad/GradGuidedLoss/stage1"], deep.norm(), rtol=1e-2, atol=0)
 
 
-def test_a_look_changes_nothing_and_comes_every_so_many_steps(config, batch):
+@pytest.mark.parametrize("recompute", [None, "mlp", "linear", "block"])
+def test_a_look_changes_nothing_and_comes_every_so_many_steps(config, batch, recompute):
+    config["student"]["backbone"]["recompute"] = recompute
     models = []
     for every in (None, 3):
         torch.manual_seed(0)
