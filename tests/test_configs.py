@@ -91,10 +91,13 @@ def test_a_study_is_short_and_whole(path: Path, monkeypatch: pytest.MonkeyPatch,
     assert {(run.row, run.fold) for run in runs} == {(row, k) for row in study.rows for k in range(len(study.folds))}
     for run in runs:
         assert run.config.data.train.data_root == "/elsewhere"
-        assert not set(map(str, run.scenes)) & set(map(str, run.config.data.train.sequences))
+        train = run.config.data.train
+        parts = train.get("datasets", [train])
+        assert not set(map(str, run.scenes)) & {str(scene) for part in parts for scene in part.sequences}
         if run.teacher is not None:
             assert run.config.model.teacher == run.teacher.config.model
-            assert run.config.model.teacher_weight == str(run.teacher.weights)
+            weights = [str(teacher.weights) for teacher in run.teachers]
+            assert run.config.model.teacher_weight == (weights if len(weights) > 1 else weights[0])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=IDS)

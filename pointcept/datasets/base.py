@@ -107,6 +107,8 @@ class BaseDataset(Dataset):
         loop: how often an epoch goes through the scans.
         ignore_index: label of points that no class map entry covers, negative; that of the criteria.
         nonfinite: points with NaN or infinite values: "raise" a DataError or "drop" them.
+        unlabelled: look for no labels: every point of a sample has ``ignore_index``, so that a distillation can learn
+            from scans without labels, alone or beside labelled ones.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -150,6 +152,7 @@ class BaseDataset(Dataset):
         loop: int = 1,
         ignore_index: int = -1,
         nonfinite: str = "raise",
+        unlabelled: bool = False,
     ) -> None:
         self.split = (split,) if isinstance(split, str) else tuple(split)
         if not self.split:
@@ -165,12 +168,17 @@ class BaseDataset(Dataset):
             raise refused("loop", loop, "1 with test_mode=True")
         check_integer("ignore_index", ignore_index, high=-1)
         check_choice("nonfinite", nonfinite, ("raise", "drop"))
+        if not isinstance(unlabelled, bool):
+            raise refused("unlabelled", unlabelled, "True or False")
+        if test_mode and unlabelled:
+            raise refused("unlabelled", True, "False with test_mode=True")
         if test_mode != (test_cfg is not None):
             raise ConfigError(f"test_cfg goes with test_mode=True, got test_mode={test_mode} and test_cfg={test_cfg!r}")
         self.data_root = Path(data_root)
         self.loop = loop
         self.ignore_index = ignore_index
         self.nonfinite = nonfinite
+        self.unlabelled = unlabelled
         self.test_mode = test_mode
         self._warned = False
         self.transform = Compose(transform, scans=None if test_mode else self)
@@ -210,7 +218,7 @@ class BaseDataset(Dataset):
 
     def get_data(self, idx: int) -> Sample:
         """Read scan ``idx`` in [0, len(data_list)): coord float32 (N, 3) [m], strength float32 (N, 1), name,
-        and, if it is labelled, segment int64 (N,).
+        and, if it is labelled, segment int64 (N,). If ``unlabelled``, label files may be missing and are not read.
 
         Raises:
             DataError: a file is missing or malformed.
@@ -300,6 +308,8 @@ class BaseDataset(Dataset):
         """
         sample = self.get_data(idx)
         try:
+            if self.unlabelled:
+                sample["segment"] = np.full(len(coord_of(sample)), self.ignore_index, np.int64)
             sample = check_scan(sample)
             if "strength" in sample:
                 check_strength(sample["strength"], self.STRENGTH_RANGE, type(self).__name__)

@@ -101,7 +101,8 @@ class NuScenesDataset(BaseDataset):
             sample has ``time``, float32 (N, 1), their age in seconds (0 for the key frame). A scene begins
             without sweeps, so its first key frames have fewer.
         learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
-        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
+        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see
+            :class:`BaseDataset`.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -130,13 +131,14 @@ class NuScenesDataset(BaseDataset):
         sweeps: int = 10,
         input_sweeps: int = 1,
         learning_map: Mapping[int, int] | None = None,
+        unlabelled: bool = False,
     ) -> None:
         check_learning_map(learning_map, label_table(-1))
         self.sweeps = check_integer("sweeps", sweeps, 1)
         if check_integer("input_sweeps", input_sweeps, 1) > sweeps:
             raise refused("input_sweeps", input_sweeps, f"at most sweeps={sweeps}")
         self.input_sweeps = input_sweeps
-        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)
+        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled)
         self._table = label_table(ignore_index)
         self._index = {scan.token: index for index, scan in enumerate(self.data_list)}
 
@@ -173,7 +175,7 @@ class NuScenesDataset(BaseDataset):
                 if sweep["sample_data_token"] != token and len(latest) < self.input_sweeps - 1:
                     matrix = np.array(sweep["transform_matrix"], np.float64).reshape(4, 4)
                     latest[sweep["sample_data_token"]] = Sweep(root / sweep["lidar_path"], matrix, sweep["time_lag"])
-            labels = None if split == "test" else root / info["gt_segment_path"]
+            labels = None if split == "test" or self.unlabelled else root / info["gt_segment_path"]
             scan = Scan(token, split, root / info["lidar_path"], labels, tuple(latest.values()))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}, entry {number} is malformed: {error!r}") from error

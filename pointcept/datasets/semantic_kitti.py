@@ -89,9 +89,11 @@ class SemanticKITTIDataset(BaseDataset):
 
     Args:
         sequences: these sequences instead of those of the split, as numbers or names (8 or "08"), read with labels
-            unless ``split`` is "test"; or "available": those of the split that are on disk, for parts of the data set.
+            unless ``split`` is "test" or ``unlabelled``; or "available": those of the split that are on disk, for
+            parts of the data set.
         learning_map: accepted so that Pointcept's configs load: raw id -> class, as it is here anyway.
-        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
+        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see
+            :class:`BaseDataset`.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -117,11 +119,12 @@ class SemanticKITTIDataset(BaseDataset):
         nonfinite: str = "raise",
         sequences: Sequence[int | str] | str | None = None,
         learning_map: Mapping[int, int] | None = None,
+        unlabelled: bool = False,
     ) -> None:
         check_learning_map(learning_map, label_table(-1))
         self.available = sequences == "available"
         self.sequences = None if sequences is None or self.available else self._sequence_names(sequences)
-        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)
+        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled)
         self._table = label_table(ignore_index)
 
     @staticmethod
@@ -144,7 +147,7 @@ class SemanticKITTIDataset(BaseDataset):
         """
         root = require_folder(self.data_root / "dataset" / "sequences", LAYOUT)
         if self.sequences is not None:
-            labelled = self.split != ("test",)
+            labelled = self.split != ("test",) and not self.unlabelled
             return [scan for name in self.sequences for scan in self._scans(root / name, labelled)]
         wanted = [(root / f"{number:02d}", split) for split in self.split for number in SEQUENCES[split]]
         there = [(folder, split) for folder, split in wanted if folder.is_dir() or not self.available]
@@ -152,7 +155,8 @@ class SemanticKITTIDataset(BaseDataset):
             raise DataError(f"{root} has none of the sequences {', '.join(folder.name for folder, _ in wanted)}")
         if self.available:
             logger.info("sequences of the split %s: %s", "+".join(self.split), " ".join(f.name for f, _ in there))
-        return [scan for folder, split in there for scan in self._scans(folder, split != "test")]
+        labels = not self.unlabelled
+        return [scan for folder, split in there for scan in self._scans(folder, labels and split != "test")]
 
     @staticmethod
     def _scans(folder: Path, labelled: bool) -> list[Scan]:
@@ -168,7 +172,8 @@ class SemanticKITTIDataset(BaseDataset):
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(scans)} scans of {folder} have no label file, the first is {missing[0]}."
-                f' Expected layout: {LAYOUT}. Unlabelled scans can be read with split="test"'
+                f' Expected layout: {LAYOUT}. Scans without labels can be read with split="test", to train on them with'
+                " unlabelled=True"
             )
         return scans
 

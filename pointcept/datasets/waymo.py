@@ -75,7 +75,8 @@ class WaymoDataset(BaseDataset):
     The splits are named as by Waymo: training, validation, testing.
 
     Args:
-        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite: see :class:`BaseDataset`.
+        split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled: see
+            :class:`BaseDataset`.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -100,8 +101,9 @@ class WaymoDataset(BaseDataset):
         loop: int = 1,
         ignore_index: int = -1,
         nonfinite: str = "raise",
+        unlabelled: bool = False,
     ) -> None:
-        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite)
+        super().__init__(split, data_root, transform, test_mode, test_cfg, loop, ignore_index, nonfinite, unlabelled)
         self._index = {frame.name: index for index, frame in enumerate(self.data_list)}
 
     def get_data_list(self) -> list[Frame]:
@@ -136,7 +138,7 @@ class WaymoDataset(BaseDataset):
         frame = self.data_list[idx]
         sample, kept = self.read_scan(frame.folder, self.nonfinite)
         sample["name"] = frame.name
-        if frame.split != "testing":
+        if frame.split != "testing" and not self.unlabelled:
             path = frame.folder / "segment.npy"
             count = len(sample["coord"]) if kept is None else len(kept)
             segment = _load(path, "iu", (count,)).astype(np.int64)

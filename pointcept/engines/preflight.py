@@ -137,6 +137,8 @@ def _check_mode(dataset: Any, section: str) -> None:
 def _check_labelled(dataset: Any) -> None:
     """Check that validation batches have labels."""
     for part in getattr(dataset, "datasets", [dataset]):
+        if part.unlabelled:
+            raise refused("data.val: unlabelled", True, "False, since an evaluation needs labels")
         last = part.transform.transforms[-1] if part.transform.transforms else None
         if isinstance(last, Collect) and "segment" not in last.keys:
             raise refused("data.val: keys of Collect", last.keys, "with 'segment', which an evaluation needs")

@@ -28,7 +28,7 @@ from pointcept.engines.interrupt import Interrupted, Interrupts
 from pointcept.engines.resume import origins
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
-from pointcept.models import build_model, deployable, use_graphs
+from pointcept.models import build_model, deployable, set_progress, use_graphs
 from pointcept.utils import comm, device
 from pointcept.utils.errors import CheckpointError, ConfigError
 from pointcept.utils.events import ScalarWriter
@@ -317,6 +317,7 @@ class DefaultTrainer(TrainerBase):
             MemoryShortage: there is too little memory.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        set_progress(self.network, self.iteration, self.plan.total_steps)
         outputs = self.incidents.attempt(
             lambda: [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)], batches
         )

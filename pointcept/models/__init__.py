@@ -1,6 +1,14 @@
 """Networks, losses and the distiller."""
 
-from pointcept.models.builder import MODELS, build_inference_model, build_model, deployable, fingerprint, use_graphs
+from pointcept.models.builder import (
+    MODELS,
+    build_inference_model,
+    build_model,
+    deployable,
+    fingerprint,
+    set_progress,
+    use_graphs,
+)
 from pointcept.models.distiller import Distiller
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentor, DefaultSegmentorV2
@@ -17,5 +25,6 @@ __all__ = [
     "build_model",
     "deployable",
     "fingerprint",
+    "set_progress",
     "use_graphs",
 ]

@@ -85,3 +85,16 @@ def use_graphs(model: nn.Module, where: torch.device) -> bool:
     reason = enable(where) if enable is not None else f"{type(model).__name__} has no use_graphs"
     logger.info("CUDA graphs: %s", "on" if reason is None else f"off: {reason}")
     return reason is None
+
+
+def set_progress(model: nn.Module, done: int, steps: int) -> None:
+    """Tell a model how far its training is, if it wants to know: it then has a method ``set_progress(done, steps)``.
+
+    Args:
+        model: the network that is trained.
+        done: optimizer steps that are done.
+        steps: those of the whole training.
+    """
+    tell = getattr(model, "set_progress", None)
+    if tell is not None:
+        tell(done, steps)

@@ -73,9 +73,11 @@ class Output:
                 "gradient guidance needs the segmentation loss of both networks: give them criteria=[...] and "
                 "Collect the key 'segment' in the training transforms"
             )
-        found = torch.autograd.grad(
-            self.seg_loss * GRADIENT_SCALE, [self.stages[s].feat for s in wanted], retain_graph=retain_graph
-        )
+        features = [self.stages[s].feat for s in wanted]
+        if self.seg_loss.requires_grad:
+            found = torch.autograd.grad(self.seg_loss * GRADIENT_SCALE, features, retain_graph=retain_graph)
+        else:  # criteria may give a constant where no point is labelled
+            found = tuple(map(torch.zeros_like, features))
         for stage, gradient in zip(wanted, found, strict=True):
             wide = gradient if gradient.dtype == torch.float64 else gradient.float()
             self.gradients[stage] = wide / GRADIENT_SCALE

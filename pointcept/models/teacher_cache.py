@@ -40,19 +40,23 @@ class TeacherCache:
 
     Args:
         folder: where to put the files; created when needed.
-        teacher: the frozen network with its weights.
+        teachers: the frozen networks with their weights; features are those of the first.
         stages: encoder stages whose features are kept, counted from the finest.
         guided: those of them whose gradients are kept too.
     """
 
-    def __init__(self, folder: str | Path, teacher: Segmentor, stages: Sequence[int], guided: Sequence[int]) -> None:
+    def __init__(
+        self, folder: str | Path, teachers: Sequence[Segmentor], stages: Sequence[int], guided: Sequence[int]
+    ) -> None:
         self.stages, self.guided = sorted({*stages, *guided}), sorted(set(guided))
         # Two forms of a network can have the same weights.
-        form = torch.tensor(list(str(getattr(teacher.backbone, "weight_form", None)).encode()), dtype=torch.uint8)
-        content = "-".join([digest([*teacher.state_dict().values(), form]), *(f"s{s}" for s in self.stages)])
+        first = teachers[0].backbone
+        form = torch.tensor(list(str(getattr(first, "weight_form", None)).encode()), dtype=torch.uint8)
+        values = [value for teacher in teachers for value in teacher.state_dict().values()]
+        content = "-".join([digest([*values, form]), *(f"s{s}" for s in self.stages)])
         self.folder = Path(folder) / "-".join([content, *(f"g{s}" for s in self.guided)])
-        self._channels = list(teacher.backbone.stage_channels)
-        self._classes = teacher.num_classes
+        self._channels = list(first.stage_channels)
+        self._classes = teachers[0].num_classes
         self.hits = self.misses = self.changed = 0
         self._warned = False
 

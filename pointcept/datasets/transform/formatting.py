@@ -169,7 +169,8 @@ class Collect:
     @staticmethod
     def _get(sample: Sample, key: str) -> Any:
         if key not in sample:
-            raise ConfigError(f"Collect: the sample has no {key!r}, only {', '.join(sample)}")
+            hint = "; data sets of scans without labels take unlabelled=True" if key == "segment" else ""
+            raise ConfigError(f"Collect: the sample has no {key!r}, only {', '.join(sample)}{hint}")
         if isinstance(sample[key], np.ndarray):
             raise ConfigError(f"Collect: {key!r} is still a NumPy array: put ToTensor before Collect")
         return sample[key]

@@ -35,15 +35,22 @@ def mean_values(steps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(column) / len(column) for name, column in columns.items()}
 
 
+def number(value: float) -> str:
+    """Four decimals, or two digits of what is too small for them."""
+    return f"{value:.4f}" if value == 0 or not abs(value) < 1e-3 else f"{value:.1e}"
+
+
 def describe(values: dict[str, float]) -> str:
     """``loss 1.234 (ce 0.900, kld 0.334 [raw 1.113])``: what belongs to a term (``kld/raw``) stands behind it."""
     details: dict[str, list[str]] = {name: [] for name in values if name not in ("loss", "grad_norm")}
     for name in list(details):
         term, _, detail = name.rpartition("/")
         if term in details:
-            details[term].append(f"{detail} {values[name]:.4f}")
+            details[term].append(f"{detail} {number(values[name])}")
             del details[name]
-    shown = [f"{name} {values[name]:.4f}" + (f" [{', '.join(own)}]" if own else "") for name, own in details.items()]
+    shown = [
+        f"{name} {number(values[name])}" + (f" [{', '.join(own)}]" if own else "") for name, own in details.items()
+    ]
     text = f"loss {values['loss']:.4f}" + (f" ({', '.join(shown)})" if shown else "")
     return text + (f" grad norm {values['grad_norm']:.2f}" if "grad_norm" in values else "")
 
@@ -189,9 +196,9 @@ class InformationWriter(HookBase):
             return
         trainer, steps, seconds, lines = self.trainer, self._steps, self._elapsed(), self._lines
         self._begin_epoch()
-        total = sum(weight for _, weight in lines)
         names = dict.fromkeys(name for values, _ in lines for name in values)
-        means = {name: sum(values.get(name, 0.0) * weight for values, weight in lines) / total for name in names}
+        having = {name: [(v[name], w) for v, w in lines if name in v] for name in names}  # not every step has every one
+        means = {name: sum(v * w for v, w in own) / sum(w for _, w in own) for name, own in having.items()}
         logger.info(
             "Train [%d/%d] done: %d steps in %s (%.3f s each), mean %s",
             *(trainer.epoch + 1, trainer.max_epoch, steps, clock(seconds), seconds / steps, describe(means)),

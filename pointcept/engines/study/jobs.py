@@ -53,20 +53,19 @@ def left_to_do(runs: Sequence[Run]) -> list[Run]:
     left: dict[str, Run] = {}
 
     def add(run: Run) -> None:
-        if run.teacher is not None:
-            if finished(run.teacher) is None:
-                add(run.teacher)
-            elif not run.teacher.weights.exists():
+        for teacher in run.teachers:
+            if finished(teacher) is None:
+                add(teacher)
+            elif not teacher.weights.exists():
                 raise ConfigError(
-                    f"{run.name} needs {run.teacher.weights}: bring it back, or delete {run.teacher.result} to train "
-                    "it again"
+                    f"{run.name} needs {teacher.weights}: bring it back, or delete {teacher.result} to train it again"
                 )
         left.setdefault(run.name, run)
 
     for run in runs:
         if finished(run) is None:
             add(run)
-    teachers = {run.teacher.name for run in left.values() if run.teacher is not None}
+    teachers = {teacher.name for run in left.values() for teacher in run.teachers}
     return sorted(left.values(), key=lambda run: (run.name not in teachers, not begun(run)))
 
 
@@ -158,7 +157,7 @@ class Jobs:
 
     @staticmethod
     def _ready(run: Run) -> bool:
-        return run.teacher is None or (run.teacher.result.exists() and run.teacher.weights.exists())
+        return all(teacher.result.exists() and teacher.weights.exists() for teacher in run.teachers)
 
     def _reap(self, total: int) -> None:
         """Take note of the processes that have ended."""

@@ -36,7 +36,8 @@ class Row:
         options: overrides ``{"train.max_iter": 2000}``, after those of the study and before ``--options``.
         seeds: of its runs; those of the study by default.
         teacher: the row whose network of the same fold teaches, for a config of a ``Distiller``.
-        teacher_seed: which of them; the first seed of that row by default.
+        teacher_seed: which of them; the first seed of that row by default. Of a list of seeds all networks teach
+            together, see ``teacher_weight`` of the ``Distiller``.
         train_scenes: the key that takes the scenes to train on.
         val_scenes: the key below ``data.val`` that takes the scenes to predict.
     """
@@ -45,7 +46,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = ()
     teacher: str | None = None
-    teacher_seed: int | None = None
+    teacher_seed: int | Sequence[int] | None = None
     train_scenes: str = "data.train.sequences"
     val_scenes: str = "data.val.sequences"
 
@@ -82,10 +83,12 @@ class Study:
         """The seeds of a row."""
         return self.rows[row].seeds or self.seeds
 
-    def teacher_seed_of(self, row: str) -> int:
-        """The seed of the teacher of a row that has one."""
+    def teacher_seeds_of(self, row: str) -> Sequence[int]:
+        """The seeds of the teachers of a row that has some."""
         seed = self.rows[row].teacher_seed
-        return self.seeds_of(self.rows[row].teacher or "")[0] if seed is None else seed
+        if seed is None:
+            return self.seeds_of(self.rows[row].teacher or "")[:1]
+        return [seed] if isinstance(seed, int) else seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ class Run:
         config: of the training.
         fingerprint: of all that decides the result; independent of paths.
         study: folder of the study.
-        teacher: whose weights it needs.
+        teachers: whose weights it needs.
     """
 
     row: str
@@ -112,7 +115,12 @@ class Run:
     config: Config
     fingerprint: str
     study: Path
-    teacher: Run | None = None
+    teachers: tuple[Run, ...] = ()
+
+    @property
+    def teacher(self) -> Run | None:
+        """The first of its teachers."""
+        return self.teachers[0] if self.teachers else None
 
     @property
     def name(self) -> str:
@@ -173,12 +181,14 @@ KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "Mapping": (dict,), "Sequen
 def _check_kinds(values: Mapping[str, Any], cls: type, where: str) -> None:
     """Check that values have the types that the fields of ``cls`` say."""
     for entry in fields(cls):
-        kind = str(entry.type).split("[")[0].split(" |")[0]
-        if entry.name not in values or kind not in KINDS:
+        kinds = [part.split("[")[0] for part in str(entry.type).split(" | ")]
+        optional = "None" in kinds
+        kinds = [kind for kind in kinds if kind in KINDS]
+        if entry.name not in values or not kinds:
             continue
         value = values[entry.name]
-        if not (isinstance(value, KINDS[kind]) or (value is None and "None" in str(entry.type))):
-            raise ConfigError(f"{where}: {entry.name}: got {value!r}, expected {kind.lower()}")
+        if not (any(isinstance(value, KINDS[kind]) for kind in kinds) or (value is None and optional)):
+            raise ConfigError(f"{where}: {entry.name}: got {value!r}, expected {' or '.join(kinds).lower()}")
     for seed in values.get("seeds", ()):
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ConfigError(f"{where}: seeds: got {seed!r}, expected ints from 0")
@@ -232,7 +242,10 @@ def _check_row(study: Study, name: str) -> None:
     row = study.rows[name]
     if row.teacher is None and row.teacher_seed is not None:
         raise ConfigError(f"{where}: teacher_seed without a teacher")
-    if row.teacher is not None and study.teacher_seed_of(name) not in study.seeds_of(row.teacher):
+    if row.teacher is None:
+        return
+    chosen = list(study.teacher_seeds_of(name))
+    if not chosen or len(set(map(str, chosen))) < len(chosen) or not set(chosen) <= set(study.seeds_of(row.teacher)):
         raise ConfigError(
             f"{where}: teacher_seed={row.teacher_seed}, but row {row.teacher!r} has the seeds "
             f"{', '.join(map(str, study.seeds_of(row.teacher)))}"
@@ -291,20 +304,20 @@ class Planner:
     def _make(self, row: str, fold: int, seed: int) -> Run:
         study, entry = self.study, self.study.rows[row]
         cfg = Config(self._config(row, fold).to_dict())
-        teacher = None
+        teachers: list[Run] = []
         if entry.teacher is not None:
-            teacher = self.run(entry.teacher, fold, study.teacher_seed_of(row))
-            own = teacher.config.model
-            cfg.model.teacher = own.student if own.type == "Distiller" else own
-            cfg.model.teacher_weight = str(teacher.weights)
+            teachers = [self.run(entry.teacher, fold, own) for own in study.teacher_seeds_of(row)]
+            model = teachers[0].config.model
+            cfg.model.teacher = model.student if model.type == "Distiller" else model
+            cfg.model.teacher_weight = _one_or_all([str(teacher.weights) for teacher in teachers])
         folder = Path(study.save_path)
         cfg.seed = seed
         cfg.save_path = str(folder / "runs" / row / f"fold{fold}" / f"seed{seed}")
         return Run(
             *(row, fold, seed, tuple(study.folds[fold]), entry.val_scenes, tuple(study.ranges), cfg),
-            fingerprint=_fingerprint(cfg, teacher, study.ranges),
+            fingerprint=_fingerprint(cfg, teachers, study.ranges),
             study=folder,
-            teacher=teacher,
+            teachers=tuple(teachers),
         )
 
     def _config(self, row: str, fold: int) -> Config:
@@ -330,7 +343,11 @@ class Planner:
         return cfg
 
 
-def _fingerprint(cfg: Config, teacher: Run | None, ranges: Sequence[float]) -> str:
+def _one_or_all(entries: list[str]) -> str | list[str]:
+    return entries[0] if len(entries) == 1 else entries
+
+
+def _fingerprint(cfg: Config, teachers: Sequence[Run], ranges: Sequence[float]) -> str:
     """Digest of what a run learns from, and of what its result consists of."""
     tree = {key: value for key, value in cfg.to_dict().items() if key not in UNLEARNT}
     tree["hooks"] = [hook for hook in tree["hooks"] if hook["type"] not in ASIDE]
@@ -338,6 +355,6 @@ def _fingerprint(cfg: Config, teacher: Run | None, ranges: Sequence[float]) -> s
     for split in ("train", "val"):
         data[split] = {key: value for key, value in data[split].items() if key != "data_root"}
     tree["data"] = data
-    if teacher is not None:
-        tree["model"] = {**tree["model"], "teacher_weight": teacher.fingerprint}
+    if teachers:
+        tree["model"] = {**tree["model"], "teacher_weight": _one_or_all([own.fingerprint for own in teachers])}
     return fingerprint(Config({**tree, "ranges": list(ranges)}))

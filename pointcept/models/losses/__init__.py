@@ -4,10 +4,13 @@ from pointcept.models.losses.builder import DISTILL_LOSSES, LOSSES, Criteria, bu
 from pointcept.models.losses.cross_entropy import CrossEntropyLoss, SmoothCELoss
 from pointcept.models.losses.dice import DiceLoss
 from pointcept.models.losses.distill import (
+    AffinityLoss,
     AttentionTransferLoss,
+    DKDLoss,
     FeatureMatchingLoss,
     GradGuidedLoss,
     KLDLoss,
+    RTDLiteLoss,
     SimilarityLoss,
     TopoLoss,
 )
@@ -17,15 +20,18 @@ from pointcept.models.losses.lovasz import LovaszLoss
 __all__ = [
     "DISTILL_LOSSES",
     "LOSSES",
+    "AffinityLoss",
     "AttentionTransferLoss",
     "Criteria",
     "CrossEntropyLoss",
+    "DKDLoss",
     "DiceLoss",
     "FeatureMatchingLoss",
     "FocalLoss",
     "GradGuidedLoss",
     "KLDLoss",
     "LovaszLoss",
+    "RTDLiteLoss",
     "SimilarityLoss",
     "SmoothCELoss",
     "TopoLoss",

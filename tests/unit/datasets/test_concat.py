@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pointcept.datasets import ConcatDataset, Draw, NuScenesDataset, SemanticKITTIDataset, WaymoDataset, build_dataset
+from pointcept.datasets import (
+    ConcatDataset,
+    Draw,
+    NuScenesDataset,
+    SemanticKITTIDataset,
+    WaymoDataset,
+    build_dataset,
+    point_collate_fn,
+)
 from pointcept.datasets.base import BaseDataset
 from pointcept.datasets.benchmark import measure
 from pointcept.datasets.builder import DATASETS
@@ -100,6 +108,31 @@ def test_unlabelled_samples_stay_so(tiny_root: Path) -> None:
     assert "segment" not in data[0]
     with pytest.raises(ConfigError, match="no submission format"):
         data.write_submission(tiny_root, "0/11_000000", np.zeros(200, int))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"split": "test", "unlabelled": True},
+        {"sequences": [11], "unlabelled": True},
+        {"sequences": [8], "unlabelled": True},
+    ],
+    ids=["raw test split", "folder without labels", "labels dropped"],
+)
+def test_labelled_and_unlabelled_scans_make_one_batch(tiny_root: Path, second: dict[str, Any]) -> None:
+    """With mixes within each set, and Mix3D across them."""
+    mixes = [{"type": "LaserMix", "p": 1.0}, {"type": "PolarMix", "p": 1.0}, {"type": "InstancePaste", "p": 1.0}]
+    collect = {"type": "Collect", "keys": ("coord", "grid_coord", "segment"), "feat_keys": ("coord", "strength")}
+    transform = [*mixes, CHAIN[2], CHAIN[3], collect]
+    data = ConcatDataset([kitti(transform=transform), kitti(transform=transform, **second)], tiny_root)
+    samples = [data[Draw(0, 1)], data[Draw(2, 2)]]
+    assert (samples[0]["segment"] >= 0).any()
+    assert samples[1]["segment"].dtype == samples[0]["segment"].dtype
+    assert (samples[1]["segment"] == -1).all()
+    for mix_prob in (0.0, 1.0):
+        batch = point_collate_fn(samples, mix_prob=mix_prob)
+        assert len(batch["segment"]) == len(batch["coord"]) == batch["offset"][-1]
+        assert len(batch["offset"]) == 2 - mix_prob
 
 
 def test_absolute_roots_stay_where_they_are(tiny_root: Path) -> None:

@@ -138,6 +138,15 @@ def test_reads_the_files_of_pointcept(root: Path) -> None:
     assert sample["segment"].tolist() == expected
 
 
+def test_labels_that_are_not_read(root: Path) -> None:
+    for file in root.rglob("*_lidarseg.bin"):
+        file.unlink()
+    data = NuScenesDataset(split="train", data_root=root, unlabelled=True, input_sweeps=3)
+    sample = data[0]
+    assert len(sample["segment"]) == len(sample["coord"])
+    assert (sample["segment"] == -1).all()
+
+
 def test_test_split_has_no_labels(root: Path) -> None:
     assert set(NuScenesDataset("test", root).get_data(0)) == {"coord", "strength", "name"}
 

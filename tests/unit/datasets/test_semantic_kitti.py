@@ -138,6 +138,30 @@ def test_missing_folders(tmp_path, tiny_root):
         dataset(tiny_root)
 
 
+def test_scans_without_labels(tiny_root):
+    """Of a folder without them, of a raw test sequence, or of scans whose labels are damaged or not to be used."""
+    files(tiny_root, "00", 1)[1].write_bytes(b"no labels")
+    for arguments in ({"sequences": [0]}, {"sequences": [11]}, {"sequences": None, "split": "test"}):
+        if "split" in arguments:
+            arguments["sequences"] = "available"
+        data = dataset(tiny_root, **arguments, ignore_index=-100, unlabelled=True)
+        for index in range(len(data)):
+            sample = data[index]
+            assert sample["segment"].dtype == np.int64
+            assert len(sample["segment"]) == len(sample["coord"])
+            assert (sample["segment"] == -100).all()
+    assert "segment" not in dataset(tiny_root, sequences="available", split="test")[0]
+    with pytest.raises(DataError, match="11/labels"):
+        dataset(tiny_root, sequences=[11])
+    collect = [{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "segment")}]
+    with pytest.raises(ConfigError, match=r"no 'segment', only .*; data sets of scans without labels take unlabelled"):
+        dataset(tiny_root, sequences="available", split="test", transform=collect)[0]
+    with pytest.raises(ConfigError, match="unlabelled: got 1, allowed: True or False"):
+        dataset(tiny_root, unlabelled=1)
+    with pytest.raises(ConfigError, match="unlabelled: got True, allowed: False with test_mode=True"):
+        dataset(tiny_root, unlabelled=True, test_mode=True, test_cfg={})
+
+
 def test_missing_label_file(tiny_root):
     files(tiny_root, frame=1)[1].unlink()
     with pytest.raises(DataError, match=r"1 of 2 scans of .*00 have no label file, the first is .*000001.label"):

@@ -69,6 +69,15 @@ def test_samples(root: Path) -> None:
     assert sample["name"] == data.get_data_name(1)
 
 
+def test_labels_that_are_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WaymoDataset, "STRENGTH_RANGE", None)  # those of the frame are random
+    for file in root.rglob("segment.npy"):
+        file.unlink()
+    sample = WaymoDataset(split="training", data_root=root, ignore_index=-100, unlabelled=True)[0]
+    assert len(sample["segment"]) == len(sample["coord"])
+    assert (sample["segment"] == -100).all()
+
+
 def test_testing_has_no_labels(root: Path) -> None:
     assert set(WaymoDataset("testing", root).get_data(0)) == {"coord", "strength", "name"}
 

@@ -164,3 +164,5 @@ def test_words_of_the_log() -> None:
     assert describe({"loss": 1.0}) == "loss 1.0000"
     values = {"loss": 1.25, "ce": 1.0, "kld": 0.25, "kld/raw": 0.5, "kld/ms": 2.0}
     assert describe(values) == "loss 1.2500 (ce 1.0000, kld 0.2500 [raw 0.5000, ms 2.0000])"
+    small = {"loss": 1.25, "topo": 0.00012, "topo/raw": 0.0, "grad/topo/logits": -2.5e-7}
+    assert describe(small) == "loss 1.2500 (topo 1.2e-04 [raw 0.0000], grad/topo/logits -2.5e-07)"

@@ -39,6 +39,32 @@ def test_resume_goes_on_exactly(tmp_path: Path, at: int, workers: int) -> None:
     assert resumed.evaluation.metrics.iou == whole.evaluation.metrics.iou
 
 
+def test_weights_of_losses_that_change_go_on_where_they_were(tmp_path: Path) -> None:
+    network = {
+        "type": "DefaultSegmentor",
+        "criteria": [{"type": "CrossEntropyLoss"}],
+        "backbone": {"type": "SpUNet-v1m1", "in_channels": 3, "num_classes": 3, "channels": (8, 8), "layers": (1, 1)},
+    }
+    growing = {"type": "KLDLoss", "loss_weight": {"start": 0.0, "end": 3.0}}
+    model = {
+        "type": "Distiller",
+        "teacher": network,
+        "student": network,
+        "teacher_weight": "random",
+        "losses": [growing],
+    }
+    settings = {"model": model, "evaluate": False, "hooks": [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver"}]}
+    whole, reference = run(make_config(tmp_path / "whole", **settings))
+    cut, recorder = make_config(tmp_path / "cut", **settings), Recorder(5, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, recorder)
+    resumed, rest = run(make_config(tmp_path / "cut", resume=True, **settings))
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 5}
+    assert same_weights(whole.network, resumed.network)
+    assert resumed.network.losses[0].weight(11 / 12) == pytest.approx(2.75)
+    assert resumed.network._done == whole.network._done == 11
+
+
 def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: Path) -> None:
     hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_iter": 3, "save_freq": 2}]
     whole, reference = run(make_config(tmp_path / "a", hooks=hooks))

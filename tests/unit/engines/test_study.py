@@ -105,6 +105,15 @@ def test_a_student_has_the_teacher_of_its_fold(plan: Callable[..., Planner]) -> 
     assert [run.name for run in left_to_do([chain])] == ["teacher.fold2.seed4", "kld.fold2.seed0", "again.fold2.seed1"]
     assert chain.teacher is not None
     assert chain.config.model.teacher == chain.teacher.config.model.student
+    both = plan(("teacher_seed=4", "teacher_seed=[4, 3]")).run("kld", 1, 0)
+    assert names(both.teachers) == ["teacher.fold1.seed4", "teacher.fold1.seed3"]
+    assert both.config.model.teacher_weight == [str(teacher.weights) for teacher in both.teachers]
+    assert names(left_to_do([both])) == [*names(both.teachers), "kld.fold1.seed0"]
+    for teacher in both.teachers:
+        assert not Jobs._ready(both)
+        finish(teacher)
+    assert Jobs._ready(both)
+    assert both.fingerprint != plan().run("kld", 1, 0).fingerprint
     first = plan((", teacher_seed=4", "")).run("kld", 0, 1)
     assert first.teacher is not None
     assert first.teacher.seed == 3
@@ -164,6 +173,10 @@ def test_scenes_of_a_joint_data_set(plan: Callable[..., Planner]) -> None:
         (f'config="{KITTI}/small_student.py", ', "", "rows: fast: 'config' is missing"),
         ('teacher="teacher"', 'teacher="techer"', "rows: kld: teacher: did you mean 'teacher'"),
         ("teacher_seed=4", "teacher_seed=5", "has the seeds 3, 4"),
+        ("teacher_seed=4", "teacher_seed=[3, 5]", "has the seeds 3, 4"),
+        ("teacher_seed=4", "teacher_seed=[3, 3]", "has the seeds 3, 4"),
+        ("teacher_seed=4", "teacher_seed=[]", "has the seeds 3, 4"),
+        ("teacher_seed=4", "teacher_seed='3'", "teacher_seed: got '3', expected int or sequence"),
         ("seeds=[3, 4]", 'teacher="kld", seeds=[3, 4]', "go in a circle: kld -> teacher -> kld"),
         (", options=_fast", ", options=_fast, teacher_seed=1", "teacher_seed without a teacher"),
     ],

@@ -295,6 +295,23 @@ def test_the_log_names_every_term_and_tells_quick_from_precise(
         assert name in events[0]
 
 
+def test_a_term_of_some_steps_has_the_mean_of_those(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is logged now and then does not count as 0 in between."""
+    trainer = make_trainer(make_config(tmp_path, epoch=1, eval_epoch=1, log_freq=1))
+    forward = trainer.model.forward
+
+    def now_and_then(batch: dict[str, Any]) -> dict[str, Any]:
+        result = forward(batch)
+        if trainer.iteration % 2:
+            result["losses"]["grad/ce"] = torch.tensor(8.0)
+        return result
+
+    trainer.model.forward = now_and_then  # type: ignore[method-assign]
+    with caplog.at_level("INFO", logger="pointcept"):
+        trainer.train()
+    assert caplog.text.count("grad/ce 8.0000") == 3  # of two steps, and of the epoch
+
+
 def test_optimizer_is_required_for_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'optimizer' and 'scheduler'"):
         make_trainer(make_config(tmp_path, optimizer=None))

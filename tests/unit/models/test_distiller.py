@@ -8,6 +8,7 @@ import torch
 
 from pointcept.models import build_inference_model, build_model, deployable
 from pointcept.models.losses import DISTILL_LOSSES, KLDLoss
+from pointcept.models.losses.distill.base import OwnGenerator
 from pointcept.models.output import Output
 from pointcept.structures import GridPyramid
 from pointcept.utils.config import Config
@@ -72,6 +73,14 @@ FULL = [
     {"type": "FeatureMatchingLoss"},
     {"type": "AttentionTransferLoss"},
     {"type": "SimilarityLoss", "max_points": 32},
+    {"type": "AffinityLoss"},
+    {"type": "RTDLiteLoss"},
+]
+
+
+SCORES = [
+    {"type": "DKDLoss"},
+    {"type": "KLDLoss", "sure": 0.1, "right": True, "balanced": True, "standardise": True},
 ]
 
 
@@ -136,6 +145,59 @@ def test_without_guidance_the_teacher_has_no_criteria_and_no_graph(config, batch
     assert list(build_model(config).teacher.criteria.losses) == ["CrossEntropyLoss", "LovaszLoss"]
 
 
+def test_scans_without_labels(config, batch):
+    """All ignored, or no key at all: nothing but the distillation losses moves the student."""
+    config["losses"] = [*FULL, *SCORES]
+    ignored = {**batch, "segment": torch.full_like(batch["segment"], -1)}
+    without = {key: value for key, value in batch.items() if key != "segment"}
+    results, gradients = [], []
+    for given, unlabelled in ((ignored, False), (without, True)):
+        torch.manual_seed(0)
+        model = build_model({**config, "unlabelled": unlabelled}).train()
+        results.append(model(given))
+        results[-1]["loss"].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    terms = results[0]["losses"]
+    assert terms["CrossEntropyLoss"] == terms["LovaszLoss"] == terms["GradGuidedLoss"] == 0
+    assert all(terms[f"{cfg['type']}/raw"] > 0 for cfg in config["losses"] if cfg["type"] != "GradGuidedLoss")
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(*gradients, strict=True))
+    assert results[0]["loss"] == results[1]["loss"]
+
+
+def test_criteria_move_nothing_where_nothing_is_labelled(config, batch):
+    config["losses"] = [{"type": "GradGuidedLoss"}]
+    model = build_model(config).train()
+    result = model({**batch, "segment": torch.full_like(batch["segment"], -1)})
+    result["loss"].backward()
+    assert result["loss"] == 0
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_criteria_that_are_constant_without_labels(config, batch):
+    """The gradient of L_seg is then 0, for both networks."""
+    config["losses"] = [{"type": "GradGuidedLoss"}]
+    model = build_model(config).train()
+
+    def constant(logits, segment):
+        return logits.new_zeros(()), {}
+
+    for network in (model.teacher, model.student):
+        network.criteria.forward = constant
+    assert model(batch)["losses"]["GradGuidedLoss"] == 0
+
+
+def test_feature_matching_at_several_stages(config, batch):
+    config["teacher"]["backbone"].update(enc_channels=(16, 32), enc_num_head=(2, 4))
+    config["losses"] = [{"type": "FeatureMatchingLoss", "stage": stage} for stage in (0, 1, -2)]
+    model = build_model(config).train()
+    assert [tuple(loss.regressor.weight.shape) for loss in model.losses] == [(16, 16), (32, 16), (16, 16)]
+    result = model(batch)
+    result["loss"].backward()
+    names = ("FeatureMatchingLoss", "FeatureMatchingLoss_2", "FeatureMatchingLoss_3")
+    assert all(result["losses"][f"{name}/raw"] > 0 for name in names)
+    assert all(loss.regressor.weight.grad.any() for loss in model.losses)
+
+
 def test_one_seed_gives_identical_losses(config, batch):
     config["losses"] = [*FULL, {"type": "TopoLoss", "max_points": 16, "subsample": "random", "dims": (0, 1)}]
     runs = []
@@ -170,7 +232,7 @@ def test_features_that_are_not_finite_are_named(config, batch):
         model(batch)
 
 
-ALONE = [*FULL, {"type": "GradGuidedLoss", "normalisation": "zscore"}, {"type": "SimilarityLoss"}]
+ALONE = [*FULL, *SCORES, {"type": "GradGuidedLoss", "normalisation": "zscore"}, {"type": "SimilarityLoss"}]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -179,13 +241,13 @@ def test_a_teacher_that_gives_no_numbers_is_not_hidden_by_any_loss(config, batch
     """No norm, clamp or mask of a loss makes a finite number of it."""
     config["losses"] = [loss]
     model = build_model(config).train()
-    if loss["type"] == "KLDLoss":  # it reads nothing but scores
+    if loss["type"] in ("KLDLoss", "DKDLoss"):  # they read nothing but scores
         model.teacher.seg_head.bias[1] = value
     else:
         encoder = model.teacher.backbone.enc
         norm = [m for m in encoder.modules() if isinstance(m, torch.nn.LayerNorm)][-1]
         norm.bias[1] = value
-    if loss["type"] == "TopoLoss":
+    if loss["type"] in ("TopoLoss", "RTDLiteLoss"):
         with pytest.raises(FloatingPointError, match="rows of the teacher's features"):
             model(batch)
         return
@@ -216,7 +278,9 @@ def test_mixed_precision(config, batch, device, dtype):
     model = build_model(config).train().to(device)
     batch = {k: v.to(device) for k, v in batch.items()}
     exact = model(batch)["losses"]
-    model.losses[-1].seed(0)
+    for loss in model.losses:
+        if isinstance(loss, OwnGenerator):
+            loss.seed(0)
     with torch.autocast(device.type, dtype=dtype):
         result = model(batch)
     scaler = 1024.0 if dtype is torch.float16 else 1.0
@@ -465,7 +529,7 @@ def test_wrong_configs_are_explained(config, batch, tmp_path):
     torch.save({"state_dict": build_model(config).student.state_dict()}, tmp_path / "student.pth")
     expect(CheckpointError, "missing from the file", teacher_weight=str(tmp_path / "student.pth"))
     del batch["segment"]
-    expect(ValueError, "needs labels")
+    expect(ValueError, "needs labels: Collect the key 'segment' .* unlabelled=True")
 
 
 def test_a_teacher_checkpoint_is_loaded(config, tmp_path):
@@ -473,6 +537,44 @@ def test_a_teacher_checkpoint_is_loaded(config, tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in teacher.state_dict().items()}}, tmp_path / "teacher.pth")
     model = build_model({**config, "teacher_weight": str(tmp_path / "teacher.pth")})
     assert all(torch.equal(v, model.teacher.state_dict()[k]) for k, v in teacher.state_dict().items())
+
+
+def test_several_teachers_have_the_mean_of_their_probabilities(config, batch, tmp_path, monkeypatch):
+    config["teacher"]["backbone"].update(drop_path=0.0, shuffle_orders=False)
+    config["losses"] = FULL
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        files.append(str(tmp_path / f"{seed}.pth"))
+        torch.save({"state_dict": build_model(config["teacher"]).state_dict()}, files[-1])
+    outputs = []
+    for weight in (*files, files, [files[0]]):
+        model = build_model({**config, "teacher_weight": weight}).train()
+        outputs.append(model.outputs(batch)[1])
+    mean = (outputs[0].logits.softmax(1) + outputs[1].logits.softmax(1)) / 2
+    torch.testing.assert_close(outputs[2].logits.exp(), mean)
+    assert torch.equal(outputs[3].logits, outputs[0].logits)
+    for i, stage in enumerate(outputs[2].stages):
+        assert torch.equal(stage.feat, outputs[0].stages[i].feat)
+    assert torch.equal(outputs[2].gradient(-1), outputs[0].gradient(-1))
+    model = build_model({**config, "teacher_weight": files}).double().train()
+    assert {p.dtype for teacher in model._teachers for p in teacher.parameters()} == {torch.float64}
+    assert {name.split(".")[0] for name in model.state_dict()} <= {"student", "losses"}
+    for teacher in model._teachers:
+        assert not any(p.requires_grad for p in teacher.parameters())
+        assert not any(module.training for module in teacher.modules())
+    for wrong in ([], ["random", 3], ""):
+        with pytest.raises(ValueError, match=r"teacher_weight: got .*, allowed: a file, or a list"):
+            build_model({**config, "teacher_weight": wrong})
+
+
+def test_a_cache_of_several_teachers_is_their_own(counted, batch):
+    for weight in ("random", ["random", "random"]):
+        model, calls = counted([{"type": "KLDLoss"}], teacher_weight=weight)
+        both = named(batch, "a", "b")
+        first = seen(model, both)
+        assert seen(model, both) == pytest.approx(first, rel=1e-2)
+        assert len(calls) == 1
 
 
 def _output(logits):

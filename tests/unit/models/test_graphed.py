@@ -142,6 +142,58 @@ def test_distillation(small_segmentor, small_unet, device, kind):
         close(model, plain, 5e-3)
 
 
+@pytest.mark.parametrize("labelled", [0, 1, 2])
+def test_scans_without_labels(small_segmentor, device, labelled):
+    """Of two scans the first ones are labelled; the same buffers serve all kinds of batches."""
+    losses = [
+        {"type": "KLDLoss", "temperature": 2.0, "sure": 0.2, "balanced": True},
+        {"type": "DKDLoss", "right": True, "standardise": True},
+        *LOSSES[1:],
+    ]
+    plain, model = pair(distiller_of(small_segmentor, copy.deepcopy(small_segmentor), losses), device)
+    step(plain, on(device, seed=9))
+    step(model, on(device, seed=9))
+    batch = on(device, seed=labelled)
+    first = 0 if labelled == 0 else int(batch["offset"][labelled - 1])
+    batch["segment"][first:] = -1
+    expected, found = step(plain, batch), step(model, batch)
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-3, atol=1e-4)
+    close(model, plain, 5e-3)
+    assert (found["losses"]["GradGuidedLoss"] == 0) == (labelled == 0)
+    assert (found["losses"]["CrossEntropyLoss"] == 0) == (labelled == 0)
+
+
+def test_a_look_at_the_gradients_runs_without_graphs_in_between(small_segmentor, device):
+    """Its rows hold what leads through the decoder, too; the steps around it go on with graphs."""
+    growing = [{"type": "KLDLoss", "loss_weight": {"start": 0.0, "end": 2.0}}, *LOSSES[1:]]
+    config = {**distiller_of(small_segmentor, copy.deepcopy(small_segmentor), growing), "gradients_every": 2}
+    plain, model = pair(config, device)
+    for done in range(4):
+        batch = on(device, sizes=(150 + done, 90), seed=done)
+        runs = model.student._graphed.runs
+        for network in (plain, model):
+            network.set_progress(done, 4)
+        expected, found = step(plain, batch), step(model, batch)
+        assert model.student._graphed.runs == runs + done % 2
+        assert found["losses"].keys() == expected["losses"].keys()
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-3, atol=1e-4)
+        close(model, plain, 5e-3)
+        assert ("grad/KLDLoss/stage1" in found["losses"]) == (done % 2 == 0)
+
+
+def test_several_teachers(small_segmentor, device):
+    config = distiller_of(small_segmentor, copy.deepcopy(small_segmentor), LOSSES)
+    plain, model = pair({**config, "teacher_weight": ["random", "random"]}, device)
+    for mine, theirs in zip(model._teachers, plain._teachers, strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    for seed in range(2):
+        batch = on(device, sizes=(150 + seed, 90), seed=seed)
+        expected, found = step(plain, batch), step(model, batch)
+        torch.testing.assert_close(found["losses"]["KLDLoss"], expected["losses"]["KLDLoss"], rtol=1e-3, atol=1e-5)
+        close(model, plain, 5e-3)
+    assert [teacher._graphed.runs for teacher in model._teachers] == [2, 2]
+
+
 def test_gradients_add_up_over_batches(small_segmentor, device):
     plain, model = pair(small_segmentor, device)
     for network in (plain, model):

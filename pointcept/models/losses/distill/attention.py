@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import StageLoss, full_precision, mean_over_clouds, wide
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.utils.checks import check_number
 
@@ -29,7 +30,7 @@ class AttentionTransferLoss(StageLoss):
         ConfigError: p below 1.
     """
 
-    def __init__(self, loss_weight: float = 500.0, p: float = 2.0, stage: int = -1) -> None:
+    def __init__(self, loss_weight: Weight = 500.0, p: float = 2.0, stage: int = -1) -> None:
         super().__init__(loss_weight, stage)
         self.p = check_number("p", p, 1)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pointcept.models.losses.distill.matching import Correspondence, match_voxels
+from pointcept.models.losses.distill.schedule import Weight, WeightSchedule, check_weight
 from pointcept.models.output import Output
 from pointcept.structures import VoxelGrid
-from pointcept.utils.checks import check_integer, check_number
+from pointcept.utils.checks import check_integer
 from pointcept.utils.errors import ConfigError
 
 
@@ -22,7 +23,8 @@ class DistillationLoss(nn.Module):
     student is known too, and then ``forward``, which also works on its own.
 
     Args:
-        loss_weight: factor that the distiller applies to the returned value, at least 0.
+        loss_weight: factor that the distiller applies to the returned value, at least 0; or one that changes over
+            the training, ``dict(start=0.0, end=1.0)``, see :class:`WeightSchedule`.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -31,22 +33,28 @@ class DistillationLoss(nn.Module):
         needs_gradients: the loss reads ``Output.gradient(self.stage)`` of both networks.
         waits: ``forward`` waits for something that runs elsewhere, so the other losses come first.
         stage: encoder stage whose features it reads; None if it reads logits only.
-        report: numbers of the last call for the log, such as the share of matched voxels.
+        report: numbers of the last call for the log, such as the share of matched voxels; what is known on the device
+            only stays there, as a scalar tensor.
     """
 
     needs_gradients = False
     waits = False
     stage: int | None = None
 
-    def __init__(self, loss_weight: float) -> None:
+    def __init__(self, loss_weight: Weight) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight, 0)
-        self.report: dict[str, float] = {}
+        self.loss_weight = check_weight("loss_weight", loss_weight)
+        self.report: dict[str, float | Tensor] = {}
 
     @property
     def name(self) -> str:
         """The name in configs and messages."""
         return type(self).__name__
+
+    def weight(self, progress: float) -> float:
+        """The factor after a share ``progress`` of the training, in [0, 1]."""
+        own = self.loss_weight
+        return own.at(progress) if isinstance(own, WeightSchedule) else own
 
     def connect(self, student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
         """Learn the channels of every encoder stage of both networks, before the first step.
@@ -82,7 +90,7 @@ class StageLoss(DistillationLoss):
 
     stage: int
 
-    def __init__(self, loss_weight: float, stage: int) -> None:
+    def __init__(self, loss_weight: Weight, stage: int) -> None:
         super().__init__(loss_weight)
         self.stage = check_integer("stage", stage)
 
@@ -114,6 +122,19 @@ class StageLoss(DistillationLoss):
         ours, theirs = student.stages[self.stage], teacher.stages[self.stage]
         common = self.match(ours.grid, teacher)
         return common.student(wide(ours.feat)), common.teacher(wide(theirs.feat.detach())), common.counts
+
+    def check_finite(self, cloud: Tensor, network: str) -> None:
+        """Look at the features (M, C) of a network; on a GPU the host waits.
+
+        Raises:
+            FloatingPointError: some are NaN or infinite.
+        """
+        bad = int((~torch.isfinite(cloud.detach())).any(dim=1).sum())
+        if bad:
+            raise FloatingPointError(
+                f"{self.name}: {bad} of {len(cloud)} rows of the {network}'s features at stage {self.stage} are NaN "
+                "or infinite"
+            )
 
 
 class OwnGenerator:
@@ -149,6 +170,17 @@ def wide(x: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocasting on the device of ``x``."""
     return torch.autocast(x.device.type, enabled=False)  # type: ignore[return-value]
+
+
+def labels_of(batch: Mapping[str, Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels of a batch as classes (N,) int64, and which points have one, (N,) bool.
+
+    Data sets ignore a negative label; whatever is no class of ``logits`` (N, K) is none here.
+    """
+    segment = batch.get("segment")
+    if segment is None:
+        return logits.new_zeros(len(logits), dtype=torch.int64), logits.new_zeros(len(logits), dtype=torch.bool)
+    return segment.long(), (segment >= 0) & (segment < logits.shape[1])
 
 
 def mean_over_clouds(values: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import StageLoss, full_precision
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 
 
@@ -25,7 +26,7 @@ class FeatureMatchingLoss(StageLoss):
         stage: encoder stage of the features, counted from the finest; -1 is the deepest.
     """
 
-    def __init__(self, loss_weight: float = 1.0, stage: int = -1) -> None:
+    def __init__(self, loss_weight: Weight = 1.0, stage: int = -1) -> None:
         super().__init__(loss_weight, stage)
         self.regressor: nn.Module = nn.Identity()
 

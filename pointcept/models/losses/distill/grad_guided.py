@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointcept.models.losses.base import masked_mean
 from pointcept.models.losses.builder import DISTILL_LOSSES
-from pointcept.models.losses.distill.base import StageLoss, full_precision, mean_over_clouds, wide
+from pointcept.models.losses.distill.base import StageLoss, full_precision, labels_of, mean_over_clouds, wide
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.utils.checks import check_choice
 
@@ -25,7 +27,8 @@ class GradGuidedLoss(StageLoss):
     through w would need second derivatives of attention and convolution, which fused kernels do not have.
 
     Statistics are those of one scan, so that the result does not depend on what else is in the batch. Scans
-    count equally; one without a common voxel is left out. Where all M of a scan are equal, they become 0.
+    count equally; one without a common voxel or without a label, of which L_seg says nothing, is left out. Where all
+    M of a scan are equal, they become 0.
 
     Args:
         loss_weight: λ.
@@ -39,7 +42,7 @@ class GradGuidedLoss(StageLoss):
 
     needs_gradients = True
 
-    def __init__(self, loss_weight: float = 10.0, stage: int = -1, normalisation: str = "minmax") -> None:
+    def __init__(self, loss_weight: Weight = 10.0, stage: int = -1, normalisation: str = "minmax") -> None:
         super().__init__(loss_weight, stage)
         self.normalisation = check_choice("normalisation", normalisation, NORMALISATIONS)
 
@@ -55,7 +58,11 @@ class GradGuidedLoss(StageLoss):
                 for s, t in zip(ours, theirs, strict=True)
                 if len(s)
             ]
-            return mean_over_clouds(values, feat)
+            if not values or "segment" not in batch:
+                return mean_over_clouds(values, feat)
+            labelled = labelled_scans(batch, student.logits)
+            counts = torch.stack([labelled[i] for i, s in enumerate(ours) if len(s)])
+            return masked_mean(torch.stack(values), counts.to(values[0]))
 
     def _scores(self, output: Output) -> Tensor:
         """M (N, 1) of all voxels of a network."""
@@ -66,6 +73,12 @@ class GradGuidedLoss(StageLoss):
             strict=True,
         )
         return torch.cat([feat @ gradient.abs().mean(0)[:, None] for feat, gradient in clouds])
+
+
+def labelled_scans(batch: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+    """Which scans of a batch have a label, (B,) bool; nothing waits for the device."""
+    found = F.pad(labels_of(batch, logits)[1].cumsum(0), (1, 0))
+    return found.index_select(0, batch["offset"].long()).diff(prepend=found[:1]) > 0
 
 
 def normalise_scores(x: Tensor, kind: str) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import OwnGenerator, StageLoss, full_precision, mean_over_clouds
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.topology import random_points
 from pointcept.utils.checks import check_integer
@@ -33,7 +34,7 @@ class SimilarityLoss(OwnGenerator, StageLoss):
         ConfigError: fewer than two voxels.
     """
 
-    def __init__(self, loss_weight: float = 3000.0, max_points: int = 512, stage: int = -1, seed: int = 0) -> None:
+    def __init__(self, loss_weight: Weight = 3000.0, max_points: int = 512, stage: int = -1, seed: int = 0) -> None:
         super().__init__(loss_weight, stage)
         self.max_points = check_integer("max_points", max_points, 2)
         self.seed(seed)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pointcept.models.losses.builder import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import OwnGenerator, StageLoss, full_precision, mean_over_clouds, wide
+from pointcept.models.losses.distill.schedule import Weight
 from pointcept.models.output import Output
 from pointcept.structures import VoxelGrid
 from pointcept.topology import (
@@ -69,7 +70,7 @@ class TopoLoss(OwnGenerator, StageLoss):
 
     def __init__(
         self,
-        loss_weight: float = 0.1,
+        loss_weight: Weight = 0.1,
         dims: Sequence[int] = (0, 1),
         distance: str = "chamfer",
         normalisation: str = "rms",
@@ -160,13 +161,13 @@ class TopoLoss(OwnGenerator, StageLoss):
             )
         except ValueError:
             # Looking at the values makes the host wait, so it is done when something is known to be wrong.
-            self._check_finite(cloud, network)
+            self.check_finite(cloud, network)
             raise
 
     def _published_pairs(self, student: Output, teacher: Output) -> list[tuple[Diagram, Diagram]]:
         ours, theirs, counts = self.matched_features(student, teacher)
         for cloud, network in ((theirs, "teacher"), (ours, "student")):
-            self._check_finite(cloud, network)  # one NaN among the distances would empty the diagram silently
+            self.check_finite(cloud, network)  # one NaN among the distances would empty the diagram silently
         clouds = zip(theirs.split(counts), ours.split(counts), strict=True)
         diagram = partial(published_diagram, generator=self.generator)
         pairs = [(diagram(t), diagram(s)) for t, s in clouds if len(t) > 1]
@@ -181,14 +182,6 @@ class TopoLoss(OwnGenerator, StageLoss):
                 empty[0],
             )
         return pairs
-
-    def _check_finite(self, cloud: Tensor, network: str) -> None:
-        bad = int((~torch.isfinite(cloud.detach())).any(dim=1).sum())
-        if bad:
-            raise FloatingPointError(
-                f"{self.name}: {bad} of {len(cloud)} rows of the {network}'s features at stage {self.stage} are NaN "
-                "or infinite"
-            )
 
 
 def _check_engine(engine: str) -> None:

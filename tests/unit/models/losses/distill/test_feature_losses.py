@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from pointcept.models.losses import DISTILL_LOSSES, AttentionTransferLoss, FeatureMatchingLoss, SimilarityLoss
+from pointcept.models.losses.distill.base import OwnGenerator
+from pointcept.topology import normalise, rtd_lite
 from pointcept.utils.errors import ConfigError
 
 CASES = [
@@ -13,6 +15,9 @@ CASES = [
     {"type": "AttentionTransferLoss", "p": 1.0},
     {"type": "SimilarityLoss"},
     {"type": "SimilarityLoss", "max_points": 6},
+    {"type": "AffinityLoss", "edge": 1000, "difficult": False},
+    {"type": "AffinityLoss", "edge": 8, "max_voxels": 3, "difficult": False},
+    {"type": "RTDLiteLoss"},
 ]
 IDS = [f"{i}-{c['type']}" for i, c in enumerate(CASES)]
 
@@ -27,7 +32,7 @@ def connected(cfg, channels=(4, 6), dtype=torch.float64):
 @pytest.mark.parametrize("cfg", CASES, ids=IDS)
 def test_finite_differences(pair, cfg):
     loss = connected(cfg)
-    state = loss.get_extra_state() if cfg["type"] == "SimilarityLoss" else None
+    state = loss.get_extra_state() if isinstance(loss, OwnGenerator) else None
 
     def value(feat):
         if state is not None:
@@ -47,8 +52,7 @@ def test_finite_differences(pair, cfg):
 def test_order_of_voxels_does_not_matter(pair, build, cfg):
     order = torch.cat([torch.randperm(14), 14 + torch.randperm(9)])
     grid = build.grid(list(pair.grid.grid_coord[order].split([14, 9])))
-    if cfg.get("max_points"):
-        cfg = {"type": "SimilarityLoss"}  # random rows are other voxels then
+    cfg = {key: value for key, value in cfg.items() if not key.startswith("max_")}  # random rows are other voxels then
     a = connected(cfg)(pair.student(pair.student_feat), pair.teacher, {})
     b = connected(cfg)(build.output(pair.student_feat[order], grid), pair.teacher, {})
     torch.testing.assert_close(a, b)
@@ -108,6 +112,17 @@ def test_similarity_draws_its_own_rows(build):
     student = pair.student(pair.student_feat)
     teacher = build.output(2.0 * pair.student_feat.detach(), pair.grid)
     assert SimilarityLoss(max_points=10)(student, teacher, {}) < 1e-20  # the same rows of both networks
+
+
+def test_rtd_lite_is_that_of_normalised_clouds(pair):
+    expected = [
+        rtd_lite(normalise(t), normalise(s))
+        for s, t in zip(pair.student_feat.split([14, 9]), pair.teacher_feat.split([14, 9]), strict=True)
+    ]
+    value = DISTILL_LOSSES.build({"type": "RTDLiteLoss"})(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+    teacher = pair.teacher_feat.detach()
+    assert DISTILL_LOSSES.build({"type": "RTDLiteLoss"})(pair.student(7 * teacher + 1), pair.teacher, {}) < 1e-12
 
 
 def test_wrong_options():

@@ -71,6 +71,27 @@ def test_a_scan_does_not_depend_on_the_rest_of_the_batch(pair, build):
     torch.testing.assert_close(torch.stack(values).mean(), together)
 
 
+def test_scans_without_a_label_are_left_out(pair):
+    """Even if batch norm brings a gradient to them; without any label the loss is 0 and moves nothing."""
+    loss, offset = GradGuidedLoss(), torch.tensor([14, 23])
+    segment = torch.zeros(23, dtype=torch.int64)
+    both = loss(pair.student(pair.student_feat), pair.teacher, {"segment": segment, "offset": offset})
+    torch.testing.assert_close(both, loss(pair.student(pair.student_feat), pair.teacher, {}))
+    parts = []
+    for unlabelled in (slice(14, 23), slice(0, 14)):
+        one = segment.clone()
+        one[unlabelled] = -1
+        one[unlabelled.start] = 255  # no class either
+        parts.append(loss(pair.student(pair.student_feat), pair.teacher, {"segment": one, "offset": offset}))
+        (gradient,) = torch.autograd.grad(parts[-1], pair.student_feat)
+        assert not gradient[unlabelled].any()
+        assert gradient.any()
+    torch.testing.assert_close(torch.stack(parts).mean(), both)
+    value = loss(pair.student(pair.student_feat), pair.teacher, {"segment": segment - 1, "offset": offset})
+    assert value == 0
+    assert not torch.autograd.grad(value, pair.student_feat)[0].any()
+
+
 def test_equal_maps_are_zero_whatever_the_scale(pair):
     teacher = pair.student(3.0 * pair.student_feat)
     teacher.gradients[0] = 0.1 * pair.student(pair.student_feat).gradient(0)
