@@ -28,6 +28,7 @@ def random_frame(seed: int) -> FramePoints:
     masks = {f"{name}_{number}": rng.random(sizes[name]) < 0.6 for number in RETURNS for name in LASERS.values()}
     count = sum(int(mask.sum()) for mask in masks.values())
     coord, polar = rng.normal(size=(2, count, 3)).astype(np.float32)
+    polar[:, 1] = np.abs(polar[:, 1])  # intensity
     return FramePoints(coord, polar, rng.integers(0, 23, count).astype(np.uint8), masks)
 
 
@@ -79,6 +80,15 @@ def test_hidden_folders_are_no_frames(root: Path, caplog: pytest.LogCaptureFixtu
     (segment / ".complete").write_text("{}")
     assert len(WaymoDataset("training", root)) == 4
     assert "1 of 2 segments are converted in part only" in caplog.text
+
+
+def test_folders_without_a_marker_or_with_all_are_no_parts(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames that another program converted have no marker."""
+    assert len(WaymoDataset("training", root)) == 4
+    for segment in (root / "training").iterdir():
+        (segment / ".complete").write_text("{}")
+    assert len(WaymoDataset("training", root)) == 4
+    assert not caplog.records
 
 
 def read_image(compressed: bytes) -> np.ndarray:

@@ -55,6 +55,22 @@ def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: P
     assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 6}
 
 
+def test_a_checkpoint_holds_what_readers_of_the_format_expect(tmp_path: Path) -> None:
+    trainer, _ = run(make_config(tmp_path, enable_amp=True, amp_dtype="bfloat16"))
+    content = read_checkpoint(tmp_path / "model" / "model_last.pth")
+    assert set(content) == {
+        "format", "state_dict", "epoch", "iteration", "best_metric", "optimizer", "scheduler", "scaler", "random",
+        "sampler", "plan", "config", "versions",
+    }  # fmt: skip
+    assert content["format"] == 1
+    assert (content["epoch"], content["iteration"], content["best_metric"]) == (3, 12, trainer.best_metric)
+    assert content["sampler"] == {"seed": 7, "position": 24}
+    assert content["plan"] == {"samples": 8, "batch_size": 2, "accumulation": 1, "total_steps": 12, "eval_epoch": 3}
+    assert len(content["random"]) == 1
+    assert content["config"] == trainer.cfg.pretty_text()
+    assert "torch" in content["versions"]
+
+
 def test_resume_refuses_another_run(tmp_path: Path) -> None:
     run(make_config(tmp_path))
     with pytest.raises(CheckpointError, match=r"batch_size 2 -> 4.*total_steps 12 -> 6"):

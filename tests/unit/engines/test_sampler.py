@@ -56,6 +56,15 @@ def test_plan_drops_only_an_incomplete_last_batch_and_keeps_a_small_data_set() -
     assert [(e.start, e.stop, e.steps) for e in small.epochs] == [(0, 4, 1), (3, 7, 1)]  # filled up for two processes
 
 
+def test_a_training_set_of_one_scan() -> None:
+    assert [(e.start, e.stop, e.steps) for e in plan_by_epochs(1, 1, 2, 2).epochs] == [(0, 1, 1), (1, 2, 1)]
+    assert [(e.start, e.stop, e.steps) for e in plan_by_epochs(1, 4, 1, 1).epochs] == [(0, 1, 1)]
+    assert [(e.start, e.stop, e.steps) for e in plan_by_steps(1, 1, 1, 1).epochs] == [(0, 1, 1)]
+    stream = draws(TrainSampler(1, seed=2), 0, 5)
+    assert [index for index, _ in stream] == [0] * 5
+    assert len({seed for _, seed in stream}) == 5
+
+
 def test_accumulation_rounds_the_last_group_up() -> None:
     plan = plan_by_epochs(10, 2, 1, 1, accumulation=3)
     assert plan.total_steps == 2  # 5 batches: 3 + 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pointcept.topology import farthest_points, normalise, random_points, rms_scale, subsample_rows
+from pointcept.topology.mst import EdgeWeights
 
 
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -17,6 +18,14 @@ def test_farthest_points_equal_the_greedy_definition():
     while len(chosen) < 25:
         chosen.append(int(d[:, chosen].amin(dim=1).argmax()))
     assert farthest_points(x, 25).tolist() == chosen
+
+
+def test_autocast_does_not_change_the_farthest_points():
+    x = normal(11, 120, 16, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = farthest_points(x, 40)  # by products: no matrix of the distances is stored
+    assert torch.equal(rows, farthest_points(x, 40))
+    assert torch.equal(rows, farthest_points(x, 40, weights=EdgeWeights(x)))
 
 
 def test_farthest_points_cover_better_than_random_ones():

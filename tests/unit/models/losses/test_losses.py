@@ -185,7 +185,7 @@ def test_golden_lovasz_and_cross_entropy(golden_dir: Path, case: int) -> None:
 
 
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5, 0.1]])
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
 def test_cross_entropy_is_that_of_torch(weight: list[float] | None, smoothing: float) -> None:
     cfg = {"type": "CrossEntropyLoss", "weight": weight, "label_smoothing": smoothing}
     pred, target = example(cfg)

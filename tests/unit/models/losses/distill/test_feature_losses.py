@@ -1,10 +1,13 @@
 """Feature matching, attention transfer and similarity: definitions, finite differences, degenerate clouds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pointcept.models.losses import DISTILL_LOSSES, AttentionTransferLoss, FeatureMatchingLoss, SimilarityLoss
+from pointcept.models.output import Latent
 from pointcept.utils.errors import ConfigError
 
 CASES = [
@@ -108,6 +111,28 @@ def test_similarity_draws_its_own_rows(build):
     student = pair.student(pair.student_feat)
     teacher = build.output(2.0 * pair.student_feat.detach(), pair.grid)
     assert SimilarityLoss(max_points=10)(student, teacher, {}) < 1e-20  # the same rows of both networks
+
+
+@pytest.mark.parametrize(
+    "kind", ["FeatureMatchingLoss", "AttentionTransferLoss", "SimilarityLoss", "GradGuidedLoss", "TopoLoss"]
+)
+def test_the_deepest_stage_is_the_default(pair, build, kind):
+    def staged(output, channels, seed):
+        finer = Latent(build.features(23, channels, seed), pair.grid)
+        return replace(output, stages=[finer, *output.stages])
+
+    def value(student, teacher, **options):
+        torch.manual_seed(0)
+        loss = DISTILL_LOSSES.build({"type": kind, **options})
+        loss.connect([4] * len(student.stages), [6] * len(teacher.stages))
+        return loss.double()(student, teacher, {})
+
+    deepest = value(pair.student(pair.student_feat), pair.teacher)
+    student, teacher = staged(pair.student(pair.student_feat), 4, 7), staged(pair.teacher, 6, 8)
+    assert torch.equal(value(student, teacher), deepest)
+    assert torch.equal(value(student, teacher, stage=1), deepest)
+    if kind != "GradGuidedLoss":  # these features have no part in the segmentation loss
+        assert value(student, teacher, stage=0) != deepest
 
 
 def test_wrong_options():

@@ -8,7 +8,14 @@ import torch
 
 from pointcept.models.losses import TopoLoss
 from pointcept.models.output import Latent
-from pointcept.topology import diagram_distance, normalise, persistence, published_diagram, published_distance
+from pointcept.topology import (
+    diagram_distance,
+    farthest_points,
+    normalise,
+    persistence,
+    published_diagram,
+    published_distance,
+)
 from pointcept.utils.errors import ConfigError
 
 OPTIONS = [
@@ -48,6 +55,20 @@ def test_the_value_is_the_mean_over_scans_of_the_sum_over_dimensions(pair):
     torch.testing.assert_close(value, torch.stack(expected).mean())
     assert loss.report["points_h0"] == (13 + 8) / 2
     assert set(loss.report) == {"matched", "points_h0", "points_h1"}
+
+
+def test_loops_are_those_of_256_farthest_points(build):
+    pair = build.Pair((270, 200), (3, 3))
+    loss = TopoLoss()
+    loss.begin(pair.teacher, [pair.grid])
+    large, small = pair.teacher.shared[loss]
+    assert torch.equal(large.index, farthest_points(normalise(pair.teacher_feat.detach()[:270]), 256))
+    assert small.index is None
+    student = pair.student(pair.student_feat)
+    loss.submit(student, pair.teacher)
+    assert [pending.index is large.index for pending in student.shared[loss]] == [True, False]
+    assert large.result().dims == (0, 1)
+    assert persistence(pair.teacher_feat.detach()[:270]).index.shape == (256,)  # the default of the mathematics, too
 
 
 def rotated(x: torch.Tensor, channels: int) -> torch.Tensor:
