@@ -81,15 +81,15 @@ def test_chamfer_by_hand(dim):
 
 
 def test_chamfer_of_loops_sees_their_births():
-    """By hand: the births differ, some as much as the deaths, and once they alone say what is nearest."""
-    a = torch.tensor([[1.0, 4.0], [3.0, 4.0], [0.0, 9.0]], dtype=torch.float64)
-    b = torch.tensor([[1.5, 4.0], [2.0, 7.0]], dtype=torch.float64)
-    to_b = [0.5**2, 1.5**2, 2.0**2 + 2.0**2]
-    to_a = [0.5**2, 2.0**2 + 2.0**2]
-    assert chamfer(a, b).item() == pytest.approx(sum(to_b) / 3 + sum(to_a) / 2, rel=1e-15)
-    assert chamfer(b, a).item() == pytest.approx(chamfer(a, b).item(), rel=1e-15)
+    """By hand; of the first point of each side another one is nearest than its death alone would say."""
+    a = torch.tensor([[1.0, 4.0], [3.0, 4.1], [0.0, 9.0]], dtype=torch.float64)
+    b = torch.tensor([[3.5, 4.0], [1.0, 4.5], [2.0, 7.0]], dtype=torch.float64)
+    to_b = [0.5**2, 0.5**2 + 0.1**2, 2.0**2 + 2.0**2]
+    to_a = [0.5**2 + 0.1**2, 0.5**2, 2.0**2 + 2.0**2]
+    assert chamfer(a, b).item() == pytest.approx(sum(to_b) / 3 + sum(to_a) / 3, rel=1e-14)
+    assert chamfer(b, a).item() == pytest.approx(chamfer(a, b).item(), rel=1e-14)
     # to the diagonal the birth counts as much as the death
-    assert chamfer(a, EMPTY).item() == pytest.approx((3.0**2 + 1.0**2 + 9.0**2) / 2 / 3, rel=1e-15)
+    assert chamfer(a, EMPTY).item() == pytest.approx((3.0**2 + 1.1**2 + 9.0**2) / 2 / 3, rel=1e-14)
 
 
 def test_chamfer_does_not_see_multiplicity_and_wasserstein_does():
