@@ -28,7 +28,6 @@ def random_frame(seed: int) -> FramePoints:
     masks = {f"{name}_{number}": rng.random(sizes[name]) < 0.6 for number in RETURNS for name in LASERS.values()}
     count = sum(int(mask.sum()) for mask in masks.values())
     coord, polar = rng.normal(size=(2, count, 3)).astype(np.float32)
-    polar[:, 1] = np.abs(polar[:, 1])  # intensity
     return FramePoints(coord, polar, rng.integers(0, 23, count).astype(np.uint8), masks)
 
 
