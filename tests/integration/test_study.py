@@ -35,7 +35,7 @@ def study(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for scene in ("00", "01", "02"):
         for frame in range(2):
-            write_scan(tmp_path, scene, frame, rng.uniform(-20, 20, (POINTS, 4)) * (1, 1, 0.1, 0.02))
+            write_scan(tmp_path, scene, frame, rng.uniform((-20, -20, -2, 0), (20, 20, 2, 1), (POINTS, 4)))
     path = tmp_path / "study.py"
     path.write_text(f"""
 save_path = "{tmp_path / "out"}"
