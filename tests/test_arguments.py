@@ -265,5 +265,25 @@ def test_a_range_ends_where_the_documentation_says(registry: str, row: tuple[Any
     for value in inside:
         BUILDERS[registry]({**cfg, argument: shape[0](value) if shape else value})
     for value in outside:
-        with pytest.raises(ConfigError, match=rf"{argument}.*: got "):
+        with pytest.raises(ConfigError, match=rf"(?<!\w){argument}(?!\w).*: got "):
             BUILDERS[registry]({**cfg, argument: shape[0](value) if shape else value})
+
+
+CHOICES = [
+    (LOSSES, "LovaszLoss", "mode"),
+    (DISTILL_LOSSES, "GradGuidedLoss", "normalisation"),
+    (DISTILL_LOSSES, "TopoLoss", "distance"),
+    (DISTILL_LOSSES, "TopoLoss", "normalisation"),
+    (DISTILL_LOSSES, "TopoLoss", "subsample"),
+    (DISTILL_LOSSES, "TopoLoss", "engine"),
+    (TRANSFORMS, "GridSample", "hash_type"),
+    (TRANSFORMS, "GridSample", "mode"),
+    (TRANSFORMS, "SphereCrop", "mode"),
+    (TRANSFORMS, "RandomRotate", "axis"),
+]
+
+
+@pytest.mark.parametrize(("registry", "kind", "argument"), CHOICES)
+def test_an_unknown_choice_is_refused_by_its_argument(registry: Registry, kind: str, argument: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?<!\w){argument}: got 'nonsense': .*Allowed: "):
+        registry.build({"type": kind, argument: "nonsense"})

@@ -71,6 +71,7 @@ def test_batch_equals_single_clouds():
         for dim in (0, 1):
             assert torch.equal(diagram[dim], alone[dim])
             assert torch.equal(diagram.edges[dim], alone.edges[dim])
+    assert [d.dims for d in batch_persistence(x, offset, (0,))] == [(0,)] * 4
     together[3].total_persistence().backward()
     assert x.grad[:54].abs().max() == 0
     assert x.grad[54:].abs().max() > 0

@@ -205,6 +205,7 @@ def test_published_diagram_of_equal_points(dtype):
 def test_published_diagram_of_one_point_or_none(n):
     diagram = published_diagram(torch.zeros(n, 3))
     assert [len(diagram[d]) for d in (0, 1)] == [0, 0]
+    assert diagram.edges[0].shape == (0, 2)
     assert published_distance(diagram, diagram).item() == 0
 
 

@@ -51,6 +51,7 @@ def test_random_points_are_distinct_and_ascending():
     assert len(set(rows.tolist())) == 20
     assert rows.tolist() == sorted(rows.tolist())
     assert random_points(4, 20).tolist() == [0, 1, 2, 3]
+    assert torch.equal(random_points(50, 20), random_points(50, 20, torch.Generator().manual_seed(0)))
 
 
 def test_all_points_when_nothing_is_left_out():

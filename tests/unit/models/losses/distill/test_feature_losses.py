@@ -108,6 +108,11 @@ def test_similarity_draws_its_own_rows(build):
     assert runs[0] == runs[1]
     assert runs[0][0] != runs[0][1]
     assert torch.equal(before, torch.get_rng_state())
+    whole = SimilarityLoss(max_points=60)
+    state = whole.get_extra_state()
+    whole(pair.student(pair.student_feat), pair.teacher, {})
+    assert torch.equal(whole.get_extra_state(), state)  # nothing to draw
+    assert torch.equal(SimilarityLoss().get_extra_state(), torch.Generator().manual_seed(0).get_state())
     student = pair.student(pair.student_feat)
     teacher = build.output(2.0 * pair.student_feat.detach(), pair.grid)
     assert SimilarityLoss(max_points=10)(student, teacher, {}) < 1e-20  # the same rows of both networks

@@ -204,8 +204,20 @@ def test_the_published_behaviour(build, caplog):
     assert (loss.report["points_h0"], loss.report["points_h1"]) == (len(student[0]), len(student[1]))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_published_loss_counts_scans_from_two_voxels_on(build, size):
+    clouds = scaled(build.Pair((20, size), (8, 8)), 0.05)
+    value = TopoLoss(published=True)(clouds.student(clouds.student_feat), clouds.teacher, {})
+    terms = []
+    for rows in (slice(0, 20), slice(20, None)):
+        sides = [published_diagram(x[rows]) for x in (clouds.teacher_feat, clouds.student_feat)]
+        terms.append(published_distance(*sides))
+    assert all(terms[:size])
+    torch.testing.assert_close(value, torch.stack(terms[:size]).mean())
+
+
 @pytest.mark.parametrize("empty", ["student", "teacher"])
-def test_the_published_loss_with_one_empty_diagram(build, empty):
+def test_the_published_loss_with_one_empty_diagram(build, empty, caplog):
     """0 and no gradient, where the distance of the other side from the diagonal would be neither."""
     pair = scaled(build.Pair((20,), (512, 512)), 0.05)
     wide = build.features(20, 512, 7).requires_grad_()
@@ -216,6 +228,7 @@ def test_the_published_loss_with_one_empty_diagram(build, empty):
     assert value == 0
     assert not ours.grad.any()
     assert loss.report["empty"] == 0.5
+    assert f"the published diagram of a {empty}'s features is empty" in caplog.text
 
 
 @pytest.mark.parametrize(
