@@ -57,6 +57,27 @@ def test_the_value_is_the_mean_over_scans_of_the_sum_over_dimensions(pair):
     assert set(loss.report) == {"matched", "points_h0", "points_h1"}
 
 
+@pytest.mark.parametrize("dims", [(0,), (1,), (0, 1, 2)])
+def test_only_the_dimensions_asked_for_count(build, dims):
+    pair = build.Pair((40,), (3, 3))
+    diagrams = [persistence(normalise(x), (0, 1, 2)) for x in (pair.teacher_feat, pair.student_feat)]
+    terms = diagram_distance(*diagrams)
+    value = TopoLoss(dims=dims)(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack([terms[dim] for dim in dims]).sum())
+    assert all(terms.values())
+
+
+def test_a_scan_of_two_voxels_counts_and_one_of_a_single_one_does_not(build):
+    pair = build.Pair((14, 2, 1))
+    value = TopoLoss(normalisation="none")(pair.student(pair.student_feat), pair.teacher, {})
+    expected = []
+    for rows in (slice(0, 14), slice(14, 16)):
+        terms = diagram_distance(persistence(pair.teacher_feat[rows]), persistence(pair.student_feat[rows]))
+        expected.append(terms[0] + terms[1])
+    assert all(expected)
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+
+
 def test_loops_are_those_of_256_farthest_points(build):
     pair = build.Pair((270, 200), (3, 3))
     loss = TopoLoss()
@@ -254,3 +275,6 @@ def test_a_missing_engine_is_said_at_once(monkeypatch):
     with pytest.raises(ConfigError, match="redzed-tda"):
         TopoLoss()
     assert TopoLoss(dims=(0,)).dims == (0,)
+    monkeypatch.setitem(sys.modules, "gudhi", None)
+    with pytest.raises(ConfigError, match="engine: .*'gudhi'"):
+        TopoLoss(engine="gudhi")
