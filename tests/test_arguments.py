@@ -137,6 +137,7 @@ RANGES: dict[str, list[tuple[Any, ...]]] = {
         ("LovaszLoss", "class_seen", "int[0, inf)", alone),
     ],
     "distillation losses": [
+        *((kind, "stage", "int(-inf, inf)") for kind in DEFAULTS["distillation losses"] if kind != "KLDLoss"),
         ("KLDLoss", "temperature", "(0, inf)"),
         ("KLDLoss", "loss_weight", "[0, inf)"),
         ("AttentionTransferLoss", "p", "[1, inf)"),

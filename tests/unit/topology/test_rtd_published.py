@@ -11,6 +11,7 @@ from pointcept.topology import (
     published,
     published_diagram,
     published_distance,
+    random_points,
     rtd_lite,
 )
 from pointcept.topology.mst import sparse_spanning_forest
@@ -165,6 +166,16 @@ def test_published_distance_to_an_empty_diagram_is_zero_without_a_gradient():
         value = published_distance(*pair)
         assert value.item() == 0
         assert not value.requires_grad
+
+
+def test_the_published_cap_is_that_of_1000_drawn_points():
+    x = normal(17, 1100, 2)
+    rows = random_points(1100, 1000, torch.Generator().manual_seed(3))
+    expected = 3 * torch.quantile(torch.pdist(x[rows]), 0.9)
+    assert published._cap(x, torch.Generator().manual_seed(3)) == pytest.approx(expected.item(), rel=1e-12)
+    state = torch.Generator().manual_seed(3)
+    published._cap(x[:1000], state)
+    assert torch.equal(state.get_state(), torch.Generator().manual_seed(3).get_state())  # all of them: no draw
 
 
 def test_published_gradient_is_that_of_the_squared_lengths():

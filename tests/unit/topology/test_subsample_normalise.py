@@ -12,7 +12,7 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.
 
 
 def test_farthest_points_equal_the_greedy_definition():
-    x = normal(1, 80, 3)
+    x = normal(1, 80, 3) + torch.tensor([9.0, 0.0, -4.0])
     d = torch.cdist(x, x)
     chosen = [int((x - x.mean(dim=0)).norm(dim=1).argmax())]
     while len(chosen) < 25:

@@ -174,6 +174,13 @@ def test_a_loss_for_other_classes_is_named_by_its_place() -> None:
         build_criteria([{"type": "LovaszLoss", "class_seen": [2, 0]}], num_classes=2)
 
 
+def test_criteria_know_what_all_of_them_ignore() -> None:
+    def ignored(*indices: int) -> int | None:
+        return build_criteria([{"type": "DiceLoss", "ignore_index": index} for index in indices]).ignore_index
+
+    assert (ignored(-1), ignored(255, 255), ignored(-1, 255)) == (-1, 255, None)
+
+
 def test_losses_add_nothing_to_checkpoints() -> None:
     assert not build_criteria(CASES).state_dict()
 
