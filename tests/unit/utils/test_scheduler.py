@@ -102,6 +102,7 @@ def test_multi_step_with_warmup() -> None:
     cfg = {"type": "MultiStepWithWarmupLR", "milestones": [0.5], "warmup_rate": 0.2, "warmup_scale": 0.5}
     assert rates(cfg, 10) == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.1] + [0.01] * 5)
     assert rates({**cfg, "warmup_rate": 0.0}, 4) == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert rates({**cfg, "warmup_rate": 0.1}, 4) == pytest.approx([0.05, 0.1, 0.01, 0.01])  # 0.4 of a step
 
 
 def test_smooth_schedules_have_their_closed_forms() -> None:
