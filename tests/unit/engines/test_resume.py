@@ -58,7 +58,7 @@ def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: P
 def test_a_checkpoint_holds_what_readers_of_the_format_expect(tmp_path: Path) -> None:
     trainer, _ = run(make_config(tmp_path, enable_amp=True, amp_dtype="bfloat16"))
     content = read_checkpoint(tmp_path / "model" / "model_last.pth")
-    assert set(content) == {
+    assert content.keys() >= {
         "format", "state_dict", "epoch", "iteration", "best_metric", "optimizer", "scheduler", "scaler", "random",
         "sampler", "plan", "config", "versions",
     }  # fmt: skip

@@ -224,6 +224,7 @@ def test_published_blocks_of_rows(monkeypatch):
     # beyond the first block an edge may occur twice and a point meet itself: more loops, the same spanning forest
     x = normal(16, 40, 2) * 0.3
     whole = published_diagram(x, max_edges=2000)
+    assert published._ROWS == 10_000  # as published: the number decides which edges occur twice
     monkeypatch.setattr(published, "_ROWS", 16)
     blocks = published_diagram(x, max_edges=2000)
     torch.testing.assert_close(blocks[0][:, 1].sort().values, whole[0][:, 1].sort().values)
