@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import fakes
@@ -80,6 +81,16 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
     torch.save({"state_dict": fakes.FakeModel().state_dict()}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="no training state"):
         run(make_config(tmp_path, weight=str(tmp_path / "weights.pth"), resume=True))
+
+
+def test_resume_takes_no_objects_of_other_programs(tmp_path: Path) -> None:
+    run(make_config(tmp_path))
+    path = tmp_path / "model" / "model_last.pth"
+    torch.save({**torch.load(path, weights_only=False), "note": Fraction(1, 2)}, path)
+    with pytest.raises(CheckpointError, match=r"cannot resume: .*Python objects besides tensors .*fractions\.Fraction"):
+        run(make_config(tmp_path, resume=True))
+    _, recorder = run(make_config(tmp_path / "weights", weight=str(path)))
+    assert len(recorder.losses) == 12  # the weights alone may come from anywhere
 
 
 def test_resume_of_a_finished_run_does_no_step(tmp_path: Path) -> None:
