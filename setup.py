@@ -45,6 +45,8 @@ setup(
         "plot": ["matplotlib>=3.7"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
+        # mutants of the modules whose numbers users trust, see docs/reliability.md
+        "mutants": ["mutmut>=3.8"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -128,8 +128,8 @@ class Distiller(nn.Module):
         return self.student
 
     def fingerprint(self) -> str:
-        """Digest of the teacher's weights."""
-        return digest(list(self.teacher.state_dict().values()))
+        """Digest of the weights of all teachers."""
+        return digest([value for teacher in self._teachers for value in teacher.state_dict().values()])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along with ``.to(...)``."""

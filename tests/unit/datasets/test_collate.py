@@ -63,6 +63,13 @@ def test_mix3d_merges_pairs(lengths, expected, names):
     assert len(batch["coord"]) == sum(lengths)
 
 
+def test_mix3d_needs_no_names():
+    batch = [{key: value for key, value in sample.items() if key != "name"} for sample in samples(3, 1, 4)]
+    mixed = point_collate_fn(batch, mix_prob=1.0)
+    assert mixed.keys() == {"coord", "segment", "offset"}
+    assert mixed["offset"].tolist() == [4, 8]
+
+
 def test_mix3d_keeps_instances_apart():
     ids = [[0, 3, -1], [0, 1, -1, 3], [-1, -7], [5, 0], [2, -1]]
     batch = samples(*map(len, ids))

@@ -151,6 +151,17 @@ def test_test_split_has_no_labels(root: Path) -> None:
     assert set(NuScenesDataset("test", root).get_data(0)) == {"coord", "strength", "name"}
 
 
+def test_infos_without_sweeps_serve_key_frames_alone(root: Path) -> None:
+    infos = pointcept_infos("train")
+    for info in infos:
+        del info["sweeps"]
+    write_infos(root, "train", infos)
+    data = NuScenesDataset("train", root)
+    assert [len(data.get_data(i)["coord"]) for i in range(3)] == [POINTS] * 3
+    with pytest.raises(DataError, match=r"entry 0 is malformed: KeyError\('sweeps'\)"):
+        NuScenesDataset("train", root, input_sweeps=2)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_sweeps(root: Path, split: str) -> None:
     data = NuScenesDataset(split, root, input_sweeps=3)

@@ -90,6 +90,15 @@ def test_hidden_folders_are_no_frames(root: Path, caplog: pytest.LogCaptureFixtu
     assert "1 of 2 segments are converted in part only" in caplog.text
 
 
+def test_folders_without_a_marker_or_with_all_are_no_parts(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames that another program converted have no marker."""
+    assert len(WaymoDataset("training", root)) == 4
+    for segment in (root / "training").iterdir():
+        (segment / ".complete").write_text("{}")
+    assert len(WaymoDataset("training", root)) == 4
+    assert not caplog.records
+
+
 def read_image(compressed: bytes) -> np.ndarray:
     message = protos.dataset_pb2().MatrixInt32()
     message.ParseFromString(zlib.decompress(compressed))

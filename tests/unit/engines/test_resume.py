@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,22 @@ def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: P
     assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 6}
 
 
+def test_a_checkpoint_holds_what_readers_of_the_format_expect(tmp_path: Path) -> None:
+    trainer, _ = run(make_config(tmp_path, enable_amp=True, amp_dtype="bfloat16"))
+    content = read_checkpoint(tmp_path / "model" / "model_last.pth")
+    assert content.keys() >= {
+        "format", "state_dict", "epoch", "iteration", "best_metric", "optimizer", "scheduler", "scaler", "random",
+        "sampler", "plan", "config", "versions",
+    }  # fmt: skip
+    assert content["format"] == 1
+    assert (content["epoch"], content["iteration"], content["best_metric"]) == (3, 12, trainer.best_metric)
+    assert content["sampler"] == {"seed": 7, "position": 24}
+    assert content["plan"] == {"samples": 8, "batch_size": 2, "accumulation": 1, "total_steps": 12, "eval_epoch": 3}
+    assert len(content["random"]) == 1
+    assert content["config"] == trainer.cfg.pretty_text()
+    assert "torch" in content["versions"]
+
+
 def test_resume_refuses_another_run(tmp_path: Path) -> None:
     run(make_config(tmp_path))
     with pytest.raises(CheckpointError, match=r"batch_size 2 -> 4.*total_steps 12 -> 6"):
@@ -141,6 +158,16 @@ def test_the_best_weights_come_along(tmp_path: Path, caplog: pytest.LogCaptureFi
     (model / "model_best.pth").unlink()
     run(make_config(tmp_path / "d", hooks=hooks[:1], resume=True, weight=str(model / "epoch_3.pth")))
     assert f"(iteration {best['iteration']}) are in no file" in caplog.text or best["iteration"] == 12
+
+
+def test_resume_takes_no_objects_of_other_programs(tmp_path: Path) -> None:
+    run(make_config(tmp_path))
+    path = tmp_path / "model" / "model_last.pth"
+    torch.save({**torch.load(path, weights_only=False), "note": Fraction(1, 2)}, path)
+    with pytest.raises(CheckpointError, match=r"cannot resume: .*Python objects besides tensors .*fractions\.Fraction"):
+        run(make_config(tmp_path, resume=True))
+    _, recorder = run(make_config(tmp_path / "weights", weight=str(path)))
+    assert len(recorder.losses) == 12  # the weights alone may come from anywhere
 
 
 def test_resume_of_a_finished_run_does_no_step(tmp_path: Path) -> None:

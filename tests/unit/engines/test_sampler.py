@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pointcept.engines.sampler import EvalSampler, TrainSampler, draw_seed, plan_by_epochs, plan_by_steps
@@ -56,6 +58,15 @@ def test_plan_drops_only_an_incomplete_last_batch_and_keeps_a_small_data_set() -
     assert [(e.start, e.stop, e.steps) for e in small.epochs] == [(0, 4, 1), (3, 7, 1)]  # filled up for two processes
 
 
+def test_a_training_set_of_one_scan() -> None:
+    assert [(e.start, e.stop, e.steps) for e in plan_by_epochs(1, 1, 2, 2).epochs] == [(0, 1, 1), (1, 2, 1)]
+    assert [(e.start, e.stop, e.steps) for e in plan_by_epochs(1, 4, 1, 1).epochs] == [(0, 1, 1)]
+    assert [(e.start, e.stop, e.steps) for e in plan_by_steps(1, 1, 1, 1).epochs] == [(0, 1, 1)]
+    stream = draws(TrainSampler(1, seed=2), 0, 5)
+    assert [index for index, _ in stream] == [0] * 5
+    assert len({seed for _, seed in stream}) == 5
+
+
 def test_accumulation_rounds_the_last_group_up() -> None:
     plan = plan_by_epochs(10, 2, 1, 1, accumulation=3)
     assert plan.total_steps == 2  # 5 batches: 3 + 2
@@ -76,6 +87,25 @@ def test_bad_plans_name_the_setting() -> None:
         plan_by_epochs(10, 0, 2, 2)
     with pytest.raises(DataError, match="training set is empty"):
         plan_by_epochs(0, 2, 2, 2)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.0])
+@pytest.mark.parametrize("name", ["batch_size", "epoch", "max_iter", "eval_epoch", "accumulation"])
+def test_numbers_of_a_plan_are_positive_integers(name: str, value: Any) -> None:
+    numbers = {"samples": 10, "batch_size": 2, "epoch": 2, "max_iter": 4, "eval_epoch": 2, "accumulation": 1}
+    numbers[name] = value
+    for planner, other in ((plan_by_epochs, "max_iter"), (plan_by_steps, "epoch")):
+        if name != other:
+            with pytest.raises(ConfigError, match=f"{name}={value!r}: expected a positive integer"):
+                planner(**{key: number for key, number in numbers.items() if key != other})
+    with pytest.raises(DataError, match="training set is empty"):
+        plan_by_steps(0, 2, 2, 2)
+
+
+def test_an_empty_range_yields_nothing() -> None:
+    sampler = TrainSampler(4, seed=0)
+    for start, stop in ((0, 0), (3, 3), (4, 3)):
+        assert draws(sampler, start, stop) == []
 
 
 def test_evaluation_visits_each_sample_once_over_all_processes() -> None:

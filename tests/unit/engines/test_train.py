@@ -114,6 +114,35 @@ def test_the_number_of_loading_processes_changes_nothing(tmp_path: Path) -> None
     assert losses[0] == losses[1]
 
 
+def test_one_scan_is_enough(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    for split in ("train", "val", "test"):
+        cfg.data[split].scans = 1
+    trainer, recorder = run(cfg)
+    assert sorted(recorder.losses) == [1, 2, 3]
+    assert trainer.best_metric > 0
+
+
+def test_what_hooks_see_of_a_step_keeps_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results wait for the next log line: with their graphs they would fill the memory."""
+    forward = fakes.FakeModel.forward
+
+    def careless(self: fakes.FakeModel, batch: dict[str, Any]) -> dict[str, Any]:
+        result = forward(self, batch)
+        return {**result, "losses": {"ce": result["loss"] * 1.0}}
+
+    monkeypatch.setattr(fakes.FakeModel, "forward", careless)
+    seen = []
+
+    class Probe(Recorder):
+        def after_step(self, result: StepResult) -> None:
+            seen.extend(result.read().values())
+
+    run(make_config(tmp_path, clip_grad=1.0, gradient_accumulation_steps=2), Probe())
+    assert len(seen) == 3 * 6
+    assert not any(value.requires_grad for value in seen)
+
+
 def test_nan_stops_the_run_and_nothing_is_saved(tmp_path: Path) -> None:
     model = {"type": "FakeModel", "bad_call": 7}
     recorder = Recorder()

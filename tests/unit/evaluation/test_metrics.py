@@ -67,6 +67,7 @@ def test_closed_form() -> None:
     assert m.precision[:2] == pytest.approx((1, 1 / 2))
     assert (m.miou_present, m.miou_all, m.all_acc) == pytest.approx((7 / 12, 7 / 18, 3 / 4))
     assert m.num_scans == 2
+    assert m.present() == [True, True, False]  # one point is enough
     assert matrix.counts.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
@@ -120,7 +121,7 @@ def test_nothing_to_evaluate_is_nan(n: int) -> None:
 )
 def test_wrong_points_are_named_and_not_counted(pred: list[int], target: list[int]) -> None:
     matrix = ConfusionMatrix(3)
-    with pytest.raises(ValueError, match=r"got|outside 0 to 2"):
+    with pytest.raises(ValueError, match=r"integers of one shape, got|^1 points have a class outside 0 to 2"):
         matrix.update(torch.tensor(pred), torch.tensor(target))
     assert matrix.counts.sum() == 0
     assert matrix.num_scans == 0

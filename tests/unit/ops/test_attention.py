@@ -5,6 +5,7 @@ import torch
 
 from pointcept.ops import api as ops
 from pointcept.ops import backend
+from pointcept.ops.reference.attention import from_slots, to_slots
 
 
 def _plan(counts, patch_size, seed=0, device="cpu"):
@@ -41,6 +42,7 @@ CASES = [
     ([1], 4),
     ([50, 3, 16, 17, 9], 16),
     ([3, 7], 16),
+    ([7, 1], 16),
     ([40, 40], 8),
 ]
 
@@ -73,6 +75,75 @@ def test_every_point_has_one_slot_and_last_patches_are_completed():
     assert torch.equal(plan.rows[plan.slot], torch.arange(53))
     assert len(plan.repeated) == 14
     assert torch.equal(plan.rows[plan.repeated], rows[34:48])
+
+
+def _padded_plan(counts, patch_size, room, patches, seed=0):
+    """Patches in shapes that stay, slot by slot from the definition: ``room`` rows of padding, ``patches`` in all."""
+    generator = torch.Generator().manual_seed(seed)
+    n, k = sum(counts), patch_size
+    capacity, begin = n + room, 0
+    rows, slot, lengths, repeated, orders = [], torch.full((capacity,), -1), [], [], []
+    for count in counts:
+        order = torch.randperm(count, generator=generator) + begin
+        begin += count
+        orders.append(order)
+        for first in range(0, count, k):
+            kept = order[first : first + k]
+            slot[kept] = len(rows) + torch.arange(len(kept))
+            if count > k:  # the last patch is completed by points of the one before it
+                again = order[first + len(kept) - k : first]
+                repeated += range(len(rows) + len(kept), len(rows) + k)
+                lengths.append(k)
+            else:
+                again = kept.new_full((k - len(kept),), capacity - 1)
+                lengths.append(len(kept))
+            rows += [*kept.tolist(), *again.tolist()]
+    empty = patches - len(lengths)
+    rows += [capacity - 1] * (empty * k)
+    repeated += [patches * k - 1] * 3  # slots without a point, as fixed shapes need them
+    lengths = torch.tensor(lengths + [0] * empty, dtype=torch.int32)
+    mask = (torch.arange(k) < lengths[:, None]) | (lengths[:, None] == 0)
+    plan = ops.PatchPlan(
+        torch.tensor(rows), slot, torch.tensor(repeated), (0, k), (patches, k), mask[:, None, None], lengths, True
+    )
+    return plan, torch.cat(orders)
+
+
+@pytest.mark.parametrize("counts", [[50, 3, 16, 17, 9], [5], [40, 33], [16]])
+def test_rows_of_padding_neither_give_nor_take(counts):
+    """A batch in fixed shapes: real rows as patch by patch, zeros and a gradient of zero for the others."""
+    n, k, room = sum(counts), 16, 7
+    plan, order = _padded_plan(counts, k, room, patches=sum(-(-count // k) for count in counts) + 2)
+    generator = torch.Generator().manual_seed(3)
+    qkv = torch.randn(n, 3 * 8, dtype=torch.float64, generator=generator)
+    direction = torch.randn(n + room, 8, dtype=torch.float64, generator=generator)
+    padded = torch.cat([qkv, torch.full((room, 24), 7.0, dtype=torch.float64)]).requires_grad_()
+    out = ops.patch_attention(padded, plan, 2, 0.5)
+    begin = torch.tensor([0, *counts]).cumsum(0).tolist()
+    qkv.requires_grad_()
+    expected = _naive(qkv, order, begin, counts, k, 2, 0.5)
+    torch.testing.assert_close(out[:n], expected)
+    assert not out[n:].any()
+    (out * direction).sum().backward()
+    (expected * direction[:n]).sum().backward()
+    torch.testing.assert_close(padded.grad[:n], qkv.grad)
+    assert not padded.grad[n:].any()
+
+
+def test_features_go_to_slots_and_come_back_without_the_padding():
+    """The two ways of a backend that brings its own attention, with what completes patches in the gradient."""
+    counts, n, room = [20, 3, 5], 28, 4
+    plan, _ = _padded_plan(counts, 8, room, patches=6)
+    x = torch.randn(n + room, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    slots = to_slots(x, plan)
+    assert torch.equal(slots, x[plan.rows])
+    held = (torch.arange(8) < plan.lengths[:, None]).view(-1, 1)
+    assert torch.autograd.gradcheck(lambda rows: to_slots(rows, plan) * held, (x,))
+    back = from_slots(slots, plan)
+    assert torch.equal(back[:n], x[:n])
+    assert not back[n:].any()
+    leaf = slots.detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: from_slots(rows, plan), (leaf,))
 
 
 def test_bias_is_added_to_the_scores():

@@ -127,6 +127,19 @@ def test_row_orders_put_rows_with_equal_cells_together_and_padding_last(name):
 
 
 @pytest.mark.parametrize("name", DEVICES)
+def test_row_orders_change_one_cell_at_a_time(name):
+    """Rows with every set of cells: each order of Gray's has neighbours that differ in one pair of opposite cells."""
+    n, pairs = 1 << 13, 13
+    used = (torch.arange(n, device=name) >> torch.arange(pairs, device=name)[:, None] & 1).bool()
+    index = torch.full((27, n), n, dtype=torch.int32, device=name)
+    index[:pairs] = torch.where(used & (torch.arange(n, device=name) % 3 > 0), 0, n)
+    index[14:] = torch.where(used & (torch.arange(n, device=name) % 3 < 2), 0, n).flip(0)
+    (order,) = padded.row_orders([index], [number(n, name)])
+    rows = used[:, order.long()]
+    assert ((rows[:, 1:] ^ rows[:, :-1]).sum(0) == 1).all()
+
+
+@pytest.mark.parametrize("name", DEVICES)
 def test_pool_max_with_negative_scales_and_gather_add(name):
     x, lengths = random(12, 5, device=name), torch.tensor([3, 1, 8], device=name)
     x[10:] = float("nan")  # padding

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pointcept.topology import edge_lengths, minimum_spanning_tree
-from pointcept.topology.mst import EdgeWeights, _full_float32_products, sparse_spanning_forest
+from pointcept.topology.mst import EdgeWeights, _full_float32_products, exact_products, sparse_spanning_forest
 
 
 def sorted_deaths(x: torch.Tensor, **options) -> np.ndarray:
@@ -112,11 +112,22 @@ def test_single_precision_products_put_the_global_setting_back():
         torch.set_float32_matmul_precision("high")
         with _full_float32_products(True):
             assert torch.get_float32_matmul_precision() == "highest"
+        for precision, setting in ((torch.float32, "highest"), (torch.float64, "high")):
+            with exact_products(torch.device("cpu"), precision):
+                assert torch.get_float32_matmul_precision() == setting
+                assert not torch.is_grad_enabled()
         assert torch.get_float32_matmul_precision() == "high"
         with _full_float32_products(False):
             assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float64, 8)])
+def test_weights_are_stored_up_to_the_memory_limit(dtype, size):
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(8), dtype=dtype)
+    assert EdgeWeights(x, memory_limit=100 * size).matrix.shape == (10, 10)
+    assert EdgeWeights(x, memory_limit=100 * size - 1).matrix is None
 
 
 def test_autocast_does_not_coarsen_the_tree():

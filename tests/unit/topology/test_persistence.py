@@ -71,6 +71,7 @@ def test_batch_equals_single_clouds():
         for dim in (0, 1):
             assert torch.equal(diagram[dim], alone[dim])
             assert torch.equal(diagram.edges[dim], alone.edges[dim])
+    assert [d.dims for d in batch_persistence(x, offset, (0,))] == [(0,)] * 4
     together[3].total_persistence().backward()
     assert x.grad[:54].abs().max() == 0
     assert x.grad[54:].abs().max() > 0
@@ -163,5 +164,7 @@ def test_diagram_names_its_dimensions():
     assert diagram.total_persistence((1,)).item() == 2
     assert diagram.births(1).tolist() == [1]
     assert not diagram.detach()[0].requires_grad
+    kept = Diagram(diagram.points, {0: torch.tensor([[0, 1]])}, torch.tensor([3, 1])).detach()
+    assert (kept.index.tolist(), kept.edges[0].tolist()) == ([3, 1], [[0, 1]])
     with pytest.raises(KeyError, match=r"dimensions \(0, 1\), not 2"):
         diagram[2]

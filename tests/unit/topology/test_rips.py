@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcept.topology import critical_edges, pairwise_distances, persistence, submit_rips
+from pointcept.topology import critical_edges, pairwise_distances, persistence, rips, submit_rips
 
 
 def matrix_of(seed: int, n: int = 40, dtype: torch.dtype = torch.float64) -> np.ndarray:
@@ -49,6 +49,15 @@ def test_float64_distances_closer_than_float32_resolves_are_kept_apart():
     birth, death = persistence(corners, (1,))[1][0].tolist()
     assert birth == h
     assert death == pytest.approx((1 + h * h) ** 0.5, abs=1e-15)
+
+
+def test_as_many_ranks_as_float32_counts_exactly(monkeypatch):
+    monkeypatch.setattr(rips, "_EXACT_RANKS", 45)  # the edges of 10 points
+    ten, nine = matrix_of(4, 10), matrix_of(4, 9)
+    assert rips._exact_in_float32(ten) is ten
+    ranks = rips._exact_in_float32(nine)
+    assert sorted(set(ranks.ravel())) == list(range(37))
+    assert (np.argsort(ranks, axis=None, kind="stable") == np.argsort(nine, axis=None, kind="stable")).all()
 
 
 def test_ties_leave_no_points_on_the_diagonal():

@@ -11,6 +11,7 @@ from pointcept.topology import (
     published,
     published_diagram,
     published_distance,
+    random_points,
     rtd_lite,
 )
 from pointcept.topology.mst import sparse_spanning_forest
@@ -167,6 +168,16 @@ def test_published_distance_to_an_empty_diagram_is_zero_without_a_gradient():
         assert not value.requires_grad
 
 
+def test_the_published_cap_is_that_of_1000_drawn_points():
+    x = normal(17, 1100, 2)
+    rows = random_points(1100, 1000, torch.Generator().manual_seed(3))
+    expected = 3 * torch.quantile(torch.pdist(x[rows]), 0.9)
+    assert published._cap(x, torch.Generator().manual_seed(3)) == pytest.approx(expected.item(), rel=1e-12)
+    state = torch.Generator().manual_seed(3)
+    published._cap(x[:1000], state)
+    assert torch.equal(state.get_state(), torch.Generator().manual_seed(3).get_state())  # all of them: no draw
+
+
 def test_published_gradient_is_that_of_the_squared_lengths():
     x = (normal(15, 30, 3) * 0.3).requires_grad_()
     diagram = published_diagram(x)
@@ -205,6 +216,7 @@ def test_published_diagram_of_equal_points(dtype):
 def test_published_diagram_of_one_point_or_none(n):
     diagram = published_diagram(torch.zeros(n, 3))
     assert [len(diagram[d]) for d in (0, 1)] == [0, 0]
+    assert diagram.edges[0].shape == (0, 2)
     assert published_distance(diagram, diagram).item() == 0
 
 
@@ -212,6 +224,7 @@ def test_published_blocks_of_rows(monkeypatch):
     # beyond the first block an edge may occur twice and a point meet itself: more loops, the same spanning forest
     x = normal(16, 40, 2) * 0.3
     whole = published_diagram(x, max_edges=2000)
+    assert published._ROWS == 10_000  # as published: the number decides which edges occur twice
     monkeypatch.setattr(published, "_ROWS", 16)
     blocks = published_diagram(x, max_edges=2000)
     torch.testing.assert_close(blocks[0][:, 1].sort().values, whole[0][:, 1].sort().values)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pointcept.topology import farthest_points, normalise, random_points, rms_scale, subsample_rows
+from pointcept.topology.mst import EdgeWeights
 
 
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -11,12 +12,20 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.
 
 
 def test_farthest_points_equal_the_greedy_definition():
-    x = normal(1, 80, 3)
+    x = normal(1, 80, 3) + torch.tensor([9.0, 0.0, -4.0])
     d = torch.cdist(x, x)
     chosen = [int((x - x.mean(dim=0)).norm(dim=1).argmax())]
     while len(chosen) < 25:
         chosen.append(int(d[:, chosen].amin(dim=1).argmax()))
     assert farthest_points(x, 25).tolist() == chosen
+
+
+def test_autocast_does_not_change_the_farthest_points():
+    x = normal(11, 120, 16, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = farthest_points(x, 40)  # by products: no matrix of the distances is stored
+    assert torch.equal(rows, farthest_points(x, 40))
+    assert torch.equal(rows, farthest_points(x, 40, weights=EdgeWeights(x)))
 
 
 def test_farthest_points_cover_better_than_random_ones():
@@ -42,6 +51,7 @@ def test_random_points_are_distinct_and_ascending():
     assert len(set(rows.tolist())) == 20
     assert rows.tolist() == sorted(rows.tolist())
     assert random_points(4, 20).tolist() == [0, 1, 2, 3]
+    assert torch.equal(random_points(50, 20), random_points(50, 20, torch.Generator().manual_seed(0)))
 
 
 def test_all_points_when_nothing_is_left_out():

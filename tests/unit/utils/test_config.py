@@ -205,6 +205,22 @@ def test_helper_of_a_base_counts_as_used_when_a_child_refers_to_it(
     ]
 
 
+@pytest.mark.parametrize(
+    "child",
+    ["seed = {{_base_.sizes.of.1}}", "seed = '{{_base_.sizes.of.1}}'", "save_path = 'exp/{{_base_.sizes.grid}}'"],
+)
+def test_a_helper_of_which_a_child_reads_a_part_counts_as_used(
+    write: Write, caplog: pytest.LogCaptureFixture, child: str
+) -> None:
+    path = write(base="sizes = dict(grid=0.05, of=[1, 2])", child=f"_base_ = 'base.py'\n{child}")
+    cfg = Config.fromfile(path)
+    assert (cfg.seed, cfg.save_path) in {(2, defaults()["save_path"]), (defaults()["seed"], "exp/0.05")}
+    assert not caplog.records
+    # so that another value of it in a child of that child, which changes nothing, is an error
+    path = write(grandchild="_base_ = 'child.py'\nsizes = dict(grid=1.0, of=[5, 6])")
+    assert "a base has read" in message_of(path)
+
+
 def test_helper_overridden_without_effect_is_an_error(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     base = "n = 3\ndata = dict(n=n)"
     text = message_of(write(base=base, child="_base_ = 'base.py'\nn = 4"))

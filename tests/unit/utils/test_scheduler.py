@@ -41,6 +41,43 @@ def test_one_cycle_rises_and_falls() -> None:
     assert max(used) == pytest.approx(0.002, rel=1e-2)
 
 
+def course(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[tuple[float, float]]:
+    """Rate and momentum that each of ``steps`` optimizer steps uses."""
+    used = []
+    for _ in range(steps):
+        group = scheduler.optimizer.param_groups[0]
+        used.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+        scheduler.optimizer.step()
+        scheduler.step()
+    return used
+
+
+ONE_CYCLES: list[dict[str, Any]] = [
+    {},
+    {"pct_start": 0.1, "anneal_strategy": "linear", "div_factor": 10.0, "final_div_factor": 1000.0},
+    {"cycle_momentum": False},
+    {"base_momentum": 0.8, "max_momentum": 0.9, "three_phase": True},
+]
+
+
+@pytest.mark.parametrize("options", ONE_CYCLES, ids=str)
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_one_cycle_is_that_of_torch_with_its_momentum(kind: str, options: dict[str, Any]) -> None:
+    """Rate and momentum, the latter falling from 0.95 to 0.85 and rising again by default."""
+    optimizers = []
+    for _ in range(2):
+        group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1}
+        optimizers.append(torch.optim.AdamW([group]) if kind == "AdamW" else torch.optim.SGD([group], momentum=0.7))
+    ours = build_scheduler({"type": "OneCycleLR", "max_lr": 0.02, **options}, optimizers[0], 50)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizers[1], max_lr=0.02, total_steps=50, **options)
+    found = course(ours, 50)
+    assert found == course(theirs, 50)
+    momenta = [momentum for _, momentum in found]
+    if not options:
+        assert (momenta[0], min(momenta), momenta[-1]) == pytest.approx((0.95, 0.85, 0.95))
+    assert (len(set(momenta)) == 1) is ("cycle_momentum" in options)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 24, 25, 26])
 def test_one_cycle_of_a_short_run(steps: int) -> None:
     used = rates({"type": "OneCycleLR", "max_lr": 0.01, "pct_start": 0.04}, steps, 0.01)
@@ -65,6 +102,7 @@ def test_multi_step_with_warmup() -> None:
     cfg = {"type": "MultiStepWithWarmupLR", "milestones": [0.5], "warmup_rate": 0.2, "warmup_scale": 0.5}
     assert rates(cfg, 10) == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.1] + [0.01] * 5)
     assert rates({**cfg, "warmup_rate": 0.0}, 4) == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert rates({**cfg, "warmup_rate": 0.1}, 4) == pytest.approx([0.05, 0.1, 0.01, 0.01])  # 0.4 of a step
 
 
 def test_smooth_schedules_have_their_closed_forms() -> None:

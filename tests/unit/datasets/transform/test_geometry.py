@@ -17,6 +17,7 @@ from pointcept.datasets.transform import (
     RandomShift,
 )
 from pointcept.datasets.transform.geometry import interpolate, rotation_matrix, smooth_noise
+from pointcept.datasets.transform.points import child_generator
 from pointcept.utils.errors import ConfigError, DataError
 
 ALL = [
@@ -177,6 +178,24 @@ def test_elastic_distortion_is_smooth_and_moves_points(make_sample):
     assert np.abs(both[0] - both[1]).max() < 0.02
     applied = sum(ElasticDistortion()(sample) is not sample for _ in range(100))
     assert 85 < applied < 100
+
+
+def test_elastic_distortion_bends_at_a_fine_and_then_at_a_coarse_scale(make_sample):
+    """The default: 0.4 times noise of 0.2 m, then 1.6 times noise of 0.8 m on what came out."""
+    sample = make_sample(300)
+    np.random.seed(0)  # the first draw is below P
+    found = ElasticDistortion()(sample)["coord"]
+    np.random.seed(0)
+    np.random.random()
+    coord = sample["coord"]
+    for spacing, factor in ((0.2, 0.4), (0.8, 1.6)):
+        low, high = coord.min(axis=0), coord.max(axis=0)
+        nodes = np.floor((high - low) / spacing).astype(int) + 3
+        noise = smooth_noise(nodes.tolist(), child_generator())
+        moved = coord + factor * interpolate(noise, (coord - low) / spacing + 1)
+        assert 0.05 < np.abs(moved - coord).mean() / factor < 0.5
+        coord = moved.astype(np.float32)
+    np.testing.assert_allclose(found, coord, atol=1e-6)
 
 
 def test_elastic_distortion_refuses_a_huge_grid():

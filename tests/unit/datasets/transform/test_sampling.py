@@ -66,6 +66,14 @@ def test_train_mode_draws_uniformly_within_a_voxel(make_sample):
     assert (rows[:, 1] == 2).all()
 
 
+def test_voxels_draw_their_points_independently():
+    coord = np.repeat(np.arange(30.0, dtype=np.float32)[:, None] + 0.5, 3, axis=1).repeat(2, axis=0)
+    sample = {"coord": coord, "segment": np.arange(60)}
+    second = np.array([GridSample(1.0)(sample)["segment"] % 2 for _ in range(40)])
+    assert 400 < second.sum() < 800
+    assert ((second.sum(axis=1) > 3) & (second.sum(axis=1) < 27)).all()
+
+
 def test_test_mode_covers_every_point(make_sample):
     sample = make_sample(500, extent=1.0)
     table, _ = naive_voxels(sample["coord"], (0.5,) * 3)
@@ -118,6 +126,9 @@ def test_displacement(make_sample):
     assert np.abs(full["displacement"]).max() <= 0.5 + 1e-5
     center = (full["grid_coord"] + 0.5) * 0.7 + full["min_coord"]
     np.testing.assert_allclose(center + full["displacement"] * 0.7, full["coord"], atol=1e-5)
+    cropped = SphereCrop(10)(full)
+    rows = np.searchsorted(full["segment"][np.argsort(full["segment"])], cropped["segment"])
+    np.testing.assert_array_equal(cropped["displacement"], full["displacement"][np.argsort(full["segment"])[rows]])
     projected = GridSample(0.7, mode="test", return_displacement=True, project_displacement=True)(sample)[0]
     expected = (projected["coord"][:, 2] / 0.7) % 1 - 0.5
     np.testing.assert_allclose(projected["displacement"], expected[:, None], atol=1e-4)
@@ -149,6 +160,11 @@ def test_both_sorts_agree():
     np.testing.assert_array_equal(small[0], np.argsort(key, kind="stable"))
     for a, b in zip(small, large, strict=True):
         np.testing.assert_array_equal(a, b)
+    for bound in (1 << 53, (1 << 54) - 1, 1 << 62):  # around the last one that a position of 10 bits fits beside
+        key = bound - 1 - key % 50
+        order, values = _sort(key, bound)
+        np.testing.assert_array_equal(order, np.argsort(key, kind="stable"))
+        np.testing.assert_array_equal(values, np.sort(key))
 
 
 def test_widest_extent_on_all_axes_is_exact():

@@ -161,6 +161,26 @@ def test_class_weights_have_to_fit(cfg: dict[str, Any]) -> None:
         LOSSES.build(cfg)(*example(cfg))
 
 
+def test_a_loss_for_other_classes_is_named_by_its_place() -> None:
+    cfg = [{"type": "LovaszLoss"}, {"type": "CrossEntropyLoss", "weight": [1.0] * 3}]
+    with pytest.raises(ConfigError, match=r"^criteria\.1\.weight: got 3 class weights"):
+        build_criteria(cfg, num_classes=4)
+    build_criteria(cfg, num_classes=3)
+    binary = [{"type": "LovaszLoss", "mode": "binary"}]
+    build_criteria(binary, num_classes=1)
+    with pytest.raises(ConfigError, match=r"^criteria\.0\.mode: got 'binary' for 2 classes"):
+        build_criteria(binary, num_classes=2)
+    with pytest.raises(ConfigError, match=r"^criteria\.0\.class_seen: got class 2, allowed: 0 to 1"):
+        build_criteria([{"type": "LovaszLoss", "class_seen": [2, 0]}], num_classes=2)
+
+
+def test_criteria_know_what_all_of_them_ignore() -> None:
+    def ignored(*indices: int) -> int | None:
+        return build_criteria([{"type": "DiceLoss", "ignore_index": index} for index in indices]).ignore_index
+
+    assert (ignored(-1), ignored(255, 255), ignored(-1, 255)) == (-1, 255, None)
+
+
 def test_losses_add_nothing_to_checkpoints() -> None:
     assert not build_criteria(CASES).state_dict()
 
@@ -185,7 +205,7 @@ def test_golden_lovasz_and_cross_entropy(golden_dir: Path, case: int) -> None:
 
 
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5, 0.1]])
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
 def test_cross_entropy_is_that_of_torch(weight: list[float] | None, smoothing: float) -> None:
     cfg = {"type": "CrossEntropyLoss", "weight": weight, "label_smoothing": smoothing}
     pred, target = example(cfg)
@@ -194,13 +214,27 @@ def test_cross_entropy_is_that_of_torch(weight: list[float] | None, smoothing: f
     assert torch.allclose(LOSSES.build(cfg)(pred, target), expected, rtol=1e-6)
 
 
-def test_smooth_cross_entropy_is_the_sum_over_the_smoothed_target() -> None:
+@pytest.mark.parametrize("classes", [2, 4])
+def test_smooth_cross_entropy_is_the_sum_over_the_smoothed_target(classes: int) -> None:
     pred, target = example({})
+    pred, target = pred[:, :classes], target.clamp(max=classes - 1)
     kept = target != -1
-    smooth = torch.full((int(kept.sum()), 4), 0.2 / 3, dtype=torch.float64)
+    smooth = torch.full((int(kept.sum()), classes), 0.2 / (classes - 1), dtype=torch.float64)
     smooth[torch.arange(len(smooth)), target[kept]] = 0.8
     expected = F.cross_entropy(pred[kept], smooth)
     assert torch.allclose(LOSSES.build({"type": "SmoothCELoss", "smoothing_ratio": 0.2})(pred, target), expected)
+
+
+@pytest.mark.parametrize("kind", ["CrossEntropyLoss", "SmoothCELoss", "FocalLoss", "DiceLoss", "LovaszLoss"])
+def test_one_class_alone_is_no_special_case(kind: str) -> None:
+    pred = torch.tensor([[0.3], [-2.0], [5.0]], requires_grad=True)
+    value = LOSSES.build({"type": kind})(pred, torch.tensor([0, -1, 0]))
+    value.backward()
+    assert torch.isfinite(value)
+    if kind != "FocalLoss":  # the only one without a softmax
+        assert value == 0
+        assert pred.grad is not None
+        assert not pred.grad.any()
 
 
 def test_focal_loss_is_the_formula_point_by_point() -> None:

@@ -1,13 +1,16 @@
 """Feature matching, attention transfer and similarity: definitions, finite differences, degenerate clouds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pointcept.models.losses import DISTILL_LOSSES, AttentionTransferLoss, FeatureMatchingLoss, SimilarityLoss
-from pointcept.models.losses.distill.base import OwnGenerator
+from pointcept.models.losses.distill.base import OwnGenerator, mean_over_clouds
+from pointcept.models.output import Latent
 from pointcept.topology import normalise, rtd_lite
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 
 CASES = [
     {"type": "FeatureMatchingLoss"},
@@ -109,6 +112,11 @@ def test_similarity_draws_its_own_rows(build):
     assert runs[0] == runs[1]
     assert runs[0][0] != runs[0][1]
     assert torch.equal(before, torch.get_rng_state())
+    whole = SimilarityLoss(max_points=60)
+    state = whole.get_extra_state()
+    whole(pair.student(pair.student_feat), pair.teacher, {})
+    assert torch.equal(whole.get_extra_state(), state)  # nothing to draw
+    assert torch.equal(SimilarityLoss().get_extra_state(), torch.Generator().manual_seed(0).get_state())
     student = pair.student(pair.student_feat)
     teacher = build.output(2.0 * pair.student_feat.detach(), pair.grid)
     assert SimilarityLoss(max_points=10)(student, teacher, {}) < 1e-20  # the same rows of both networks
@@ -123,6 +131,62 @@ def test_rtd_lite_is_that_of_normalised_clouds(pair):
     torch.testing.assert_close(value, torch.stack(expected).mean())
     teacher = pair.teacher_feat.detach()
     assert DISTILL_LOSSES.build({"type": "RTDLiteLoss"})(pair.student(7 * teacher + 1), pair.teacher, {}) < 1e-12
+
+
+STAGE_LOSSES = ["FeatureMatchingLoss", "AttentionTransferLoss", "SimilarityLoss", "GradGuidedLoss", "TopoLoss"]
+
+
+@pytest.mark.parametrize("kind", STAGE_LOSSES)
+def test_the_deepest_stage_is_the_default(pair, build, kind):
+    def staged(output, channels, seed):
+        finer = Latent(build.features(23, channels, seed), pair.grid)
+        return replace(output, stages=[finer, *output.stages])
+
+    def value(student, teacher, **options):
+        torch.manual_seed(0)
+        loss = DISTILL_LOSSES.build({"type": kind, **options})
+        loss.connect([4] * len(student.stages), [6] * len(teacher.stages))
+        return loss.double()(student, teacher, {})
+
+    deepest = value(pair.student(pair.student_feat), pair.teacher)
+    student, teacher = staged(pair.student(pair.student_feat), 4, 7), staged(pair.teacher, 6, 8)
+    assert torch.equal(value(student, teacher), deepest)
+    assert torch.equal(value(student, teacher, stage=1), deepest)
+    if kind != "GradGuidedLoss":  # these features have no part in the segmentation loss
+        assert value(student, teacher, stage=0) != deepest
+
+
+@pytest.mark.parametrize("kind", STAGE_LOSSES)
+def test_a_loss_without_a_common_voxel_is_named(pair, build, kind):
+    far = build.output(pair.student_feat, build.grid([c + 500 for c in pair.grid.grid_coord.split([14, 9])]))
+    with pytest.raises(DataError, match=rf"^{kind}: student and teacher have no voxel in common"):
+        connected({"type": kind})(far, pair.teacher, {})
+
+
+@pytest.mark.parametrize("kind", STAGE_LOSSES)
+def test_autocast_changes_nothing(pair, build, kind):
+    def outputs():
+        found = []
+        for feat, seed in ((pair.student_feat, 0), (pair.teacher_feat, 1)):
+            found.append(build.output(feat.detach().float().requires_grad_(), pair.grid, seed))
+            found[-1].gradient(-1)  # what the network computes may depend on autocast
+        return found
+
+    loss = connected({"type": kind}, dtype=torch.float32)
+    outside, under = outputs(), outputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(*under, {})
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(*outside, {}))
+
+
+def test_the_mean_over_no_scan_is_zero_whatever_there_is():
+    for like in (torch.zeros(0, 3), torch.zeros(4, 3), torch.ones(4, 3).half()):
+        leaf = like.requires_grad_()
+        value = mean_over_clouds([], leaf)
+        value.backward()
+        assert value == 0
+        assert not leaf.grad.any()
 
 
 def test_wrong_options():

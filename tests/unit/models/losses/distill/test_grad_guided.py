@@ -9,8 +9,14 @@ from pointcept.models.losses.distill.grad_guided import normalise_scores
 from pointcept.models.output import Output
 from pointcept.utils.errors import ConfigError
 
+NORMALISED = {
+    "minmax": lambda m: (m - m.min()) / (m.max() - m.min()),
+    "zscore": lambda m: (m - m.mean()) / m.var(correction=0).sqrt(),
+    "none": lambda m: m,
+}
 
-def by_definition(pair, feat):
+
+def by_definition(pair, feat, kind="minmax"):
     """The paper's formula, scan by scan, with autograd for ∂L/∂F of every network."""
     total = []
     begin = 0
@@ -21,7 +27,7 @@ def by_definition(pair, feat):
             (gradient,) = torch.autograd.grad(output.seg_loss, x, retain_graph=True)
             w = gradient[begin : begin + n].abs().mean(0)
             m = (x[begin : begin + n] * w).sum(1)
-            maps.append((m - m.min()) / (m.max() - m.min()))
+            maps.append(NORMALISED[kind](m))
         total.append(F.smooth_l1_loss(maps[0], maps[1].detach()))
         begin += n
     return torch.stack(total).mean()
@@ -34,6 +40,15 @@ def test_the_paper_s_formula(pair):
     torch.testing.assert_close(value, by_definition(pair, pair.student_feat), rtol=1e-10, atol=0)
     assert value > 0.001
     assert loss.report["matched"] == 1.0
+
+
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_the_gradient_of_every_normalisation_reaches_the_student_only(pair, kind):
+    value = GradGuidedLoss(normalisation=kind)(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, by_definition(pair, pair.student_feat, kind), rtol=1e-10, atol=0)
+    value.backward()
+    assert pair.student_feat.grad.abs().sum() > 0
+    assert pair.teacher_feat.grad is None
 
 
 @pytest.mark.parametrize("kind", ["minmax", "zscore", "none"])

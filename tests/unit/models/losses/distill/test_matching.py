@@ -27,6 +27,7 @@ def test_the_same_grid_costs_nothing(build):
     assert found.student(x) is x
     assert found.counts == [5, 7]
     assert found.share == 1.0
+    assert (found.stride, match_voxels(*[build.grid(build.clouds([5]), 4)] * 2).stride) == (1, 4)
 
 
 def test_rows_in_another_order_are_matched(build):
@@ -89,6 +90,14 @@ def test_duplicates_are_averaged(build):
     expected = torch.cat([(x[:2] + x[6:]) / 2, x[2:6]])
     assert found.counts == [6]
     assert {tuple(r) for r in found.student(x).tolist()} == {tuple(r) for r in expected.tolist()}
+
+
+def test_half_precision_is_averaged_in_float32(build):
+    cloud = build.clouds([12], extent=8)[0]
+    found = match_voxels(build.grid([cloud]), build.grid([(cloud // 4).unique(dim=0)], 4))
+    x = build.features(12, 2).half()
+    assert found.student(x).dtype == torch.float32
+    torch.testing.assert_close(found.student(x), found.student(x.double()).float())
 
 
 def test_the_gradient_goes_to_the_rows_that_were_used(build):

@@ -8,7 +8,14 @@ import torch
 
 from pointcept.models.losses import TopoLoss
 from pointcept.models.output import Latent
-from pointcept.topology import diagram_distance, normalise, persistence, published_diagram, published_distance
+from pointcept.topology import (
+    diagram_distance,
+    farthest_points,
+    normalise,
+    persistence,
+    published_diagram,
+    published_distance,
+)
 from pointcept.utils.errors import ConfigError
 
 OPTIONS = [
@@ -37,17 +44,53 @@ def scaled(pair, factor):
     return pair
 
 
-def test_the_value_is_the_mean_over_scans_of_the_sum_over_dimensions(pair):
-    loss = TopoLoss()
+@pytest.mark.parametrize("distance", ["chamfer", "wasserstein", "sliced_wasserstein"])
+def test_the_value_is_the_mean_over_scans_of_the_sum_over_dimensions(pair, distance):
+    loss = TopoLoss(distance=distance)
     assert loss.loss_weight == 0.1
     expected = []
     for s, t in zip(pair.student_feat.split([14, 9]), pair.teacher_feat.split([14, 9]), strict=True):
-        terms = diagram_distance(persistence(normalise(t)), persistence(normalise(s)), "chamfer")
+        terms = diagram_distance(persistence(normalise(t)), persistence(normalise(s)), distance)
         expected.append(terms[0] + terms[1])
     value = loss(pair.student(pair.student_feat), pair.teacher, {})
     torch.testing.assert_close(value, torch.stack(expected).mean())
     assert loss.report["points_h0"] == (13 + 8) / 2
     assert set(loss.report) == {"matched", "points_h0", "points_h1"}
+
+
+@pytest.mark.parametrize("dims", [(0,), (1,), (0, 1, 2)])
+def test_only_the_dimensions_asked_for_count(build, dims):
+    pair = build.Pair((40,), (3, 3))
+    diagrams = [persistence(normalise(x), (0, 1, 2)) for x in (pair.teacher_feat, pair.student_feat)]
+    terms = diagram_distance(*diagrams)
+    value = TopoLoss(dims=dims)(pair.student(pair.student_feat), pair.teacher, {})
+    torch.testing.assert_close(value, torch.stack([terms[dim] for dim in dims]).sum())
+    assert all(terms.values())
+
+
+def test_a_scan_of_two_voxels_counts_and_one_of_a_single_one_does_not(build):
+    pair = build.Pair((14, 2, 1))
+    value = TopoLoss(normalisation="none")(pair.student(pair.student_feat), pair.teacher, {})
+    expected = []
+    for rows in (slice(0, 14), slice(14, 16)):
+        terms = diagram_distance(persistence(pair.teacher_feat[rows]), persistence(pair.student_feat[rows]))
+        expected.append(terms[0] + terms[1])
+    assert all(expected)
+    torch.testing.assert_close(value, torch.stack(expected).mean())
+
+
+def test_loops_are_those_of_256_farthest_points(build):
+    pair = build.Pair((270, 200), (3, 3))
+    loss = TopoLoss()
+    loss.begin(pair.teacher, [pair.grid])
+    large, small = pair.teacher.shared[loss]
+    assert torch.equal(large.index, farthest_points(normalise(pair.teacher_feat.detach()[:270]), 256))
+    assert small.index is None
+    student = pair.student(pair.student_feat)
+    loss.submit(student, pair.teacher)
+    assert [pending.index is large.index for pending in student.shared[loss]] == [True, False]
+    assert large.result().dims == (0, 1)
+    assert persistence(pair.teacher_feat.detach()[:270]).index.shape == (256,)  # the default of the mathematics, too
 
 
 def rotated(x: torch.Tensor, channels: int) -> torch.Tensor:
@@ -183,8 +226,20 @@ def test_the_published_behaviour(build, caplog):
     assert (loss.report["points_h0"], loss.report["points_h1"]) == (len(student[0]), len(student[1]))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_published_loss_counts_scans_from_two_voxels_on(build, size):
+    clouds = scaled(build.Pair((20, size), (8, 8)), 0.05)
+    value = TopoLoss(published=True)(clouds.student(clouds.student_feat), clouds.teacher, {})
+    terms = []
+    for rows in (slice(0, 20), slice(20, None)):
+        sides = [published_diagram(x[rows]) for x in (clouds.teacher_feat, clouds.student_feat)]
+        terms.append(published_distance(*sides))
+    assert all(terms[:size])
+    torch.testing.assert_close(value, torch.stack(terms[:size]).mean())
+
+
 @pytest.mark.parametrize("empty", ["student", "teacher"])
-def test_the_published_loss_with_one_empty_diagram(build, empty):
+def test_the_published_loss_with_one_empty_diagram(build, empty, caplog):
     """0 and no gradient, where the distance of the other side from the diagonal would be neither."""
     pair = scaled(build.Pair((20,), (512, 512)), 0.05)
     wide = build.features(20, 512, 7).requires_grad_()
@@ -195,6 +250,7 @@ def test_the_published_loss_with_one_empty_diagram(build, empty):
     assert value == 0
     assert not ours.grad.any()
     assert loss.report["empty"] == 0.5
+    assert f"the published diagram of a {empty}'s features is empty" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -217,6 +273,9 @@ def test_wrong_options(options, message):
 
 def test_a_missing_engine_is_said_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "redzed_tda", None)
-    with pytest.raises(ConfigError, match="redzed-tda"):
+    with pytest.raises(ConfigError, match="'redzed-tda'"):
         TopoLoss()
     assert TopoLoss(dims=(0,)).dims == (0,)
+    monkeypatch.setitem(sys.modules, "gudhi", None)
+    with pytest.raises(ConfigError, match=r"engine: .*'gudhi'"):
+        TopoLoss(engine="gudhi")
