@@ -15,7 +15,7 @@ import pointcept.datasets
 import pointcept.models  # noqa: F401
 from pointcept.engines.data import per_process
 from pointcept.engines.preflight import check_test, check_training
-from pointcept.engines.test import build_tester
+from pointcept.engines.test import build_tester, result_path
 from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
 from pointcept.utils import comm
@@ -24,6 +24,7 @@ from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import write_environment
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.files import writable_folder
 from pointcept.utils.logging import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 
     Raises:
         ConfigError: a wrong value or a contradiction in the config (see ``preflight``), a batch size that the
-            processes cannot share, a ``backend`` that does not exist, or a ``save_path`` that is a file.
+            processes cannot share, a ``backend`` that does not exist, or folders in which nothing can be written.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
     (check_training if job == "train" else check_test)(cfg)
@@ -126,10 +127,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         per_process(cfg.batch_size_val, "batch_size_val")
     folder = Path(cfg.save_path)
     record = folder if job == "train" else folder / "result"
-    try:
-        record.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"save_path={cfg.save_path} is a file, expected a folder") from None
+    if comm.is_main_process():
+        _check_writable(cfg, job)
     setup_logging(folder, f"{job}.log", resume=cfg.resume)
     if cfg.seed is None:
         resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
@@ -146,6 +145,22 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
         )
     comm.barrier()
+
+
+def _check_writable(cfg: Config, job: str) -> None:
+    """Check that everything the run will write can be written, so that it does not end for that after hours.
+
+    Raises:
+        ConfigError: a folder is a file or cannot be written in, or a file is a folder.
+    """
+    folder, report = Path(cfg.save_path), result_path(cfg)
+    writable_folder(folder, "save_path")
+    if job == "train":
+        writable_folder(folder / "model", "the run's folder of checkpoints")
+    if job == "test" or report.parent.exists() or cfg.miou_result_path:
+        writable_folder(report.parent, "miou_result_path" if cfg.miou_result_path else "the run's folder of results")
+    if report.is_dir():
+        raise ConfigError(f"{report}, where the results go, is a folder, expected a file")
 
 
 def recorded_seed(cfg: Config) -> int | None:

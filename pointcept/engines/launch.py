@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,9 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from pointcept.utils import device
-from pointcept.utils.errors import CheckpointError, ConfigError, DataError
+from pointcept.utils.errors import CheckpointError, ConfigError, DataError, MachineError
+from pointcept.utils.faults import INTERRUPTED, USER_ERROR, machine_errors, show_traceback
+from pointcept.utils.streams import complain, open_streams
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ USER_ERRORS: dict[str, type[Exception]] = {
     "ConfigError": ConfigError,
     "DataError": DataError,
     "CheckpointError": CheckpointError,
+    "MachineError": MachineError,
     "FloatingPointError": FloatingPointError,
 }
 
@@ -50,7 +52,7 @@ def launch(
 
     Raises:
         ConfigError: more GPUs than there are, or numbers that contradict each other.
-        DataError, CheckpointError, FloatingPointError: raised by ``main`` in any process.
+        DataError, CheckpointError, FloatingPointError, MachineError: raised by ``main`` in any process.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         _run_under_torchrun(main, cfg)
@@ -121,40 +123,42 @@ def _process(
     errors: Any,
 ) -> None:
     """One spawned process. Errors of the user travel to the parent as they are, not as a traceback."""
+    open_streams()
     if device.device_count() == 0:
         torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus))
     try:
-        _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
-        main(cfg)
+        with machine_errors():
+            _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
+            main(cfg)
     except tuple(USER_ERRORS.values()) as error:
         kind = next(name for name, cls in USER_ERRORS.items() if isinstance(error, cls))
         errors.put((kind, str(error)))
-        sys.exit(2)
+        sys.exit(USER_ERROR)
     # Not in a finally: after an error other processes may never answer.
     dist.destroy_process_group()
 
 
-def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
+def exit_code(run: Callable[[], None], with_traceback: bool = False) -> int:
     """Run a command line tool; show what the user got wrong as one message.
 
     Args:
         run: the tool.
-        show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
+        with_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0; 2 for a wrong config, data set or weight file; 1 for a loss, a trained weight or a score that is no number;
-        130 after Ctrl-C. Every other exception passes through.
+        0; 2 for a wrong config, data set or weight file, or what the machine refuses (disk, memory, rights); 1 for a
+        loss, a trained weight or a score that is no number; 130 after Ctrl-C. Every other exception passes through.
     """
     try:
-        run()
+        with machine_errors():
+            run()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        complain("interrupted")
+        return INTERRUPTED
     except tuple(USER_ERRORS.values()) as error:
-        if show_traceback or os.environ.get("POINTCEPT_TRACEBACK", "") not in ("", "0"):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {user_message(error)}\n")
-        return 1 if isinstance(error, FloatingPointError) else 2
+        show_traceback(with_traceback)
+        complain(f"error: {user_message(error)}")
+        return 1 if isinstance(error, FloatingPointError) else USER_ERROR
     return 0
 
 

@@ -6,6 +6,7 @@ Below ``models`` on purpose: a distiller loads its teacher with :func:`load_weig
 from __future__ import annotations
 
 import _codecs
+import contextlib
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from pointcept.utils.errors import CheckpointError
+from pointcept.utils.faults import machine_fault
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def save_atomically(content: Any, path: str | Path) -> None:
     renamed; a crash at any moment leaves the old file as it was.
 
     Raises:
-        CheckpointError: the file cannot be written: a full disk, missing rights.
+        CheckpointError: the file cannot be written: a full disk, missing rights, a file where its folder should be.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -69,7 +71,8 @@ def save_atomically(content: Any, path: str | Path) -> None:
             raise
         raise CheckpointError(f"cannot write {path}: {cause}; an earlier file there is as it was") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -95,7 +98,8 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
         there = f"; the folder holds {', '.join(near)}" if near else ""
         raise CheckpointError(f"weight file {path} does not exist{there}")
     if not path.is_file():
-        raise CheckpointError(f"weight file {path} is a folder")
+        what = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+        raise CheckpointError(f"weight file {path} is {what}, expected a file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"weight file {path} is empty")
     try:
@@ -108,6 +112,8 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file can raise anything; nothing of it has been executed
+        if isinstance(error, OSError) and machine_fault(error) is not None:
+            raise CheckpointError(f"weight file {path} cannot be read: {error.strerror}") from error
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: "

@@ -46,6 +46,10 @@ class CheckpointError(ValueError):
     """A weight file is missing, damaged or does not fit the model."""
 
 
+class MachineError(ValueError):
+    """A file, a disk, the memory or another thing of this machine does not do what is asked of it."""
+
+
 def by_nearness(got: str, valid: Iterable[str]) -> list[str]:
     """The valid names, those that look most like ``got`` first."""
     text = str(got).lower()

@@ -1,9 +1,17 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Files that are either the old ones or the new ones, never half of each, and folders that can hold them."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import tempfile
 from pathlib import Path
+
+from pointcept.utils.errors import ConfigError
+from pointcept.utils.faults import machine_fault
+
+LONGEST_NAME = 200  # bytes of a file's name that its temporary one repeats; file systems end at 255
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
@@ -11,22 +19,86 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
 
     Args:
         path: the file; its folder is created.
-        text: the contents.
+        text: the contents; what is no character, as in a path that is not UTF-8, is escaped.
 
     Returns:
         ``path``.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
     """
+    return write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
+    """Write ``data`` as :func:`write_text_atomic` writes text."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target: a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beginning = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    temporary = path.with_name(f".{beginning}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return path
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """Read a file that is one: a pipe or a device might never end, or never begin.
+
+    Args:
+        path: the file.
+        most: bytes.
+
+    Raises:
+        OSError: it cannot be read, is a folder, a pipe, a device or a socket, or is longer; the error names ``path``.
+    """
+    facts = os.stat(path)
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe, a device or a socket, expected a file", str(path))
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"has {facts.st_size} bytes, expected at most {most}", str(path))
+    return data
+
+
+def writable_folder(path: str | Path, name: str) -> Path:
+    """Make a folder where there is none, and try whether a file can be written in it.
+
+    Args:
+        path: the folder.
+        name: what the user calls it, for the message.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: it is a file, or nothing can be written there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A read-only file system says so here, a full one only when data arrive.
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{name}={path} is a file, expected a folder") from None
+    except (OSError, ValueError) as error:  # ValueError: characters that no path has
+        reason = machine_fault(OSError(error.errno, error.strerror)) if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{name}={path}: cannot write there: {reason or error}") from error
+    return folder
