@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import secrets
 import sys
@@ -23,8 +22,8 @@ from pointcept.utils.config import Config, parse_options, validate_config
 from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import write_environment
-from pointcept.utils.errors import ConfigError
-from pointcept.utils.files import writable_folder
+from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -153,14 +152,19 @@ def _check_writable(cfg: Config, job: str) -> None:
     Raises:
         ConfigError: a folder is a file or cannot be written in, or a file is a folder.
     """
+    if not cfg.save_path.strip():
+        raise ConfigError(f"save_path: got {cfg.save_path!r}, allowed: the name of a folder")
     folder, report = Path(cfg.save_path), result_path(cfg)
     writable_folder(folder, "save_path")
+    files = [report, folder / f"{job}.log"]
     if job == "train":
-        writable_folder(folder / "model", "the run's folder of checkpoints")
+        models = writable_folder(folder / "model", "save_path")
+        files += [models / "model_last.pth", models / "model_best.pth"]
     if job == "test" or report.parent.exists() or cfg.miou_result_path:
-        writable_folder(report.parent, "miou_result_path" if cfg.miou_result_path else "the run's folder of results")
-    if report.is_dir():
-        raise ConfigError(f"{report}, where the results go, is a folder, expected a file")
+        writable_folder(report.parent, "miou_result_path" if cfg.miou_result_path else "save_path")
+    for file in files:
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder, and the run would write a file of that name")
 
 
 def recorded_seed(cfg: Config) -> int | None:
@@ -170,8 +174,8 @@ def recorded_seed(cfg: Config) -> int | None:
     """
     run = Path(cfg.weight).parent.parent if cfg.weight else Path(cfg.save_path)
     try:
-        seed = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("seed")
-    except (OSError, ValueError):
+        seed = read_json(run / "environment.json", ("seed",))["seed"]
+    except (OSError, DataError):
         return None
     return seed if isinstance(seed, int) else None
 

@@ -69,7 +69,9 @@ def save_atomically(content: Any, path: str | Path) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise CheckpointError(f"cannot write {path}: {cause}; an earlier file there is as it was") from error
+        raise CheckpointError(
+            f"cannot write {path}: {cause.strerror or cause}; an earlier file there is as it was"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -66,9 +66,10 @@ def load_layer(path: Path, parents: tuple[Path, ...] = ()) -> Layer:
     try:
         tree = ast.parse(text, str(path))
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: SyntaxError: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError(f"{path} is no Python source that can be read: {error or 'it is nested too deep'}") from None
+        place = f"{path}:{error.lineno}" if error.lineno else str(path)  # a NUL byte has no line
+        raise ConfigError(f"{place}: SyntaxError: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ConfigError(f"{path} is no Python source that can be read, or nested too deep for that") from None
     layer = Layer()
     for base in _find_bases(tree, path):
         _join(layer, load_layer(path.parent / base, chain), path)
@@ -122,7 +123,9 @@ def _read(path: Path, parents: tuple[Path, ...]) -> str:
     except OSError as error:
         raise ConfigError(f"config file {path}{asked_by}: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:  # bytes that are no characters, NUL in the name
-        raise ConfigError(f"config file {path}{asked_by} is no Python source: {error}") from error
+        raise ConfigError(
+            f"config file {path}{asked_by} is no Python source in UTF-8, or in what its coding line names: {error}"
+        ) from error
 
 
 def _mark_references(text: str) -> tuple[str, dict[str, str]]:
@@ -202,7 +205,7 @@ def _execute(
         if isinstance(error, NameError) and getattr(error, "name", None) in layer.values:
             hint = f" (a base defines it: write {{{{_base_.{error.name}}}}})"
         where = f"{path}:{lines[-1]}" if lines else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}{hint}") from error
+        raise ConfigError(f"{where}: {type(error).__name__}: {_words(error)}{hint}") from error
     own = {k: v for k, v in scope.items() if not k.startswith("_") and not _is_code(v)}
     for key, value in own.items():
         _check_finite(value, f"{path}: {key}")
@@ -244,6 +247,14 @@ def _differ(one: Any, other: Any) -> bool:
         return one is not other and bool(one != other)
     except Exception:
         return True
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error that a config raised, whose class may be the config's own."""
+    try:
+        return str(error)
+    except Exception:
+        return "(no message)"
 
 
 def _is_code(value: Any) -> bool:

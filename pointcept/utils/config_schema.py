@@ -87,6 +87,7 @@ def _is_a(value: Any, kind: type) -> bool:
 
 OPTIONAL_PATH = (str, NoneType)
 OPTIONAL_COUNT = (int, NoneType)
+MOST = 2**16  # scans or batches held at a time, far more than any machine holds
 
 SCHEMA: dict[str, Field] = {
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
@@ -107,10 +108,16 @@ SCHEMA: dict[str, Field] = {
         OPTIONAL_PATH, None, "Folder of the data set; changing it changes data.*.data_root that equal the former value."
     ),
     "num_worker": Field((int,), 8, "Data loading processes, summed over all GPUs.", minimum=0, maximum=4096),
-    "batch_size": Field((int,), 16, "Training scans per step, summed over all GPUs.", minimum=1),
-    "batch_size_val": Field(OPTIONAL_COUNT, None, "Validation scans per step; None is one per GPU.", minimum=1),
-    "batch_size_test": Field(OPTIONAL_COUNT, None, "Test fragments per step; None is one per GPU.", minimum=1),
-    "gradient_accumulation_steps": Field((int,), 1, "Steps whose gradients are added before an update.", minimum=1),
+    "batch_size": Field((int,), 16, "Training scans per step, summed over all GPUs.", 1, MOST),
+    "batch_size_val": Field(
+        OPTIONAL_COUNT, None, "Validation scans per step; None is one per GPU.", minimum=1, maximum=MOST
+    ),
+    "batch_size_test": Field(
+        OPTIONAL_COUNT, None, "Test fragments per step; None is one per GPU.", minimum=1, maximum=MOST
+    ),
+    "gradient_accumulation_steps": Field(
+        (int,), 1, "Steps whose gradients are added before an update.", minimum=1, maximum=MOST
+    ),
     "epoch": Field((int,), 100, "Passes over the training data.", minimum=1),
     "eval_epoch": Field((int,), 100, "How many times to evaluate and save; divides 'epoch'.", minimum=1),
     "log_freq": Field((int,), 10, "Steps between two log lines.", minimum=1),

@@ -29,7 +29,7 @@ ADVICE = {
 }
 
 # How libraries say the same without an OSError, in lower case.
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment")
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment", "returned null")
 NO_THREAD = ("can't start new thread", "pthread_create failed")
 NO_SHARED_MEMORY = (
     "unable to open shared memory",
@@ -51,7 +51,7 @@ def machine_fault(error: BaseException) -> str | None:
         return f"out of memory{f': {text}' if text else ''}: {ADVICE[errno.ENOMEM]}"
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):  # of torch, which is not imported here
         return f"out of GPU memory: {text}"
-    if isinstance(error, (RuntimeError, ImportError)):
+    if isinstance(error, (RuntimeError, ImportError, SystemError)):
         lower = str(error).lower()
         for words, what in (
             (NO_MEMORY, f"out of memory: {ADVICE[errno.ENOMEM]}"),
@@ -120,7 +120,10 @@ def guarded(main: Callable[[], int]) -> int:
     open_streams()
     try:
         with machine_errors():
+            os.getcwd()  # libraries end the process without a word where the working folder has been deleted
             code = main()
+    except SystemExit as end:  # of the parser of arguments
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         complain("interrupted")
         code = INTERRUPTED
@@ -131,4 +134,5 @@ def guarded(main: Callable[[], int]) -> int:
     lost = flush_output()
     if lost is not None:
         complain(f"error: standard output: {machine_fault(lost) or lost}")
-    return code or (USER_ERROR if lost is not None else 0)
+        code = code or USER_ERROR
+    return code

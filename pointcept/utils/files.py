@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.faults import machine_fault
 
+MOST_JSON = 2**28  # bytes
 LONGEST_NAME = 200  # bytes of a file's name that its temporary one repeats; file systems end at 255
 
 
@@ -76,6 +80,27 @@ def read_regular(path: str | Path, most: int) -> bytes:
     return data
 
 
+def read_json(path: str | Path, keys: Sequence[str] = (), **how: Any) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+        keys: of the object that it has to be, none for anything.
+        **how: of ``json.loads``.
+
+    Raises:
+        DataError: it is no JSON file, or lacks a key.
+        OSError: see :func:`read_regular`.
+    """
+    try:
+        content = json.loads(read_regular(path, MOST_JSON), **how)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON file: {error}") from error
+    if keys and not (isinstance(content, dict) and all(key in content for key in keys)):
+        raise DataError(f"{path} is damaged or something else: it needs the keys {', '.join(keys)}")
+    return content
+
+
 def writable_folder(path: str | Path, name: str) -> Path:
     """Make a folder where there is none, and try whether a file can be written in it.
 
@@ -97,8 +122,9 @@ def writable_folder(path: str | Path, name: str) -> Path:
             probe.write(bytes(4096))
             probe.flush()
     except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{name}={path} is a file, expected a folder") from None
+        what = "a symbolic link that leads nowhere" if folder.is_symlink() and not folder.exists() else "a file"
+        raise ConfigError(f"{name}: {path} is {what}, expected a folder") from None
     except (OSError, ValueError) as error:  # ValueError: characters that no path has
         reason = machine_fault(OSError(error.errno, error.strerror)) if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{name}={path}: cannot write there: {reason or error}") from error
+        raise ConfigError(f"{name}: cannot write in {path}: {reason or error}") from error
     return folder

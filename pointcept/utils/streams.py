@@ -50,13 +50,15 @@ def drop(stream: Any) -> None:
 
 
 def flush_output() -> OSError | None:
-    """Write what standard output still holds; the error if that fails, and then nothing more is tried."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        drop(sys.stdout)
-        return error
-    return None
+    """Write what the standard streams still hold; the error if output cannot be, and then nothing more is tried."""
+    lost = None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            drop(stream)
+            lost = error if stream is sys.stdout else lost
+    return lost
 
 
 def _wrapped(stream: TextIO | None, number: int) -> io.TextIOWrapper:
