@@ -51,6 +51,8 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> Path:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "its folder is a file", str(path)) from error
     except OSError as error:
         if error.errno is None:
             raise

@@ -100,9 +100,7 @@ class LogFileHandler(logging.FileHandler):
             super().handleError(record)
             return
         if not self._lost:
-            complain(
-                f"{self.baseFilename}: {machine_fault(error) or error}; lines of the log are lost, the run goes on"
-            )
+            complain(f"{self.baseFilename}: {machine_fault(error) or error}; log lines are lost, the run goes on")
         self._lost += 1
         stream, self.stream = self.stream, None  # type: ignore[assignment]
         if stream is not None:
