@@ -154,7 +154,7 @@ def _check_writable(cfg: Config, job: str) -> None:
     """
     if not cfg.save_path.strip():
         raise ConfigError(f"save_path: got {cfg.save_path!r}, allowed: the name of a folder")
-    folder, report = Path(cfg.save_path), result_path(cfg)
+    folder, report = Path(cfg.save_path), result_path(cfg, "quick" if cfg.test.get("quick") else "precise")
     writable_folder(folder, "save_path")
     files = [report, folder / f"{job}.log"]
     if job == "train":

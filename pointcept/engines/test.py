@@ -47,9 +47,9 @@ def tested_section(cfg: Any) -> str:
     return "val" if cfg.test.get("quick") else "test"
 
 
-def result_path(cfg: Any) -> Path:
+def result_path(cfg: Any, kind: Kind) -> Path:
     """Where the tester writes its report: ``cfg.miou_result_path``, a ``.json`` file or a folder, or below the run."""
-    name = report_file("quick" if cfg.test.get("quick") else "precise")
+    name = report_file(kind)
     if not cfg.miou_result_path:
         return Path(cfg.save_path) / name
     path = Path(cfg.miou_result_path)
@@ -138,7 +138,7 @@ class SemSegTester:
             return None
         if comm.is_main_process():
             logger.info("%s", format_table(metrics, self.kind))
-            path = result_path(self.cfg)
+            path = result_path(self.cfg, self.kind)
             extra = {
                 "weight": str(self.weight) if self.weight else None,
                 "model": self.cfg.model.to_dict(),

@@ -30,6 +30,7 @@ ADVICE = {
 
 # How libraries say the same without an OSError, in lower case.
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment", "returned null")
+NO_FILE = ("too many open files", "items of ancdata")
 NO_THREAD = ("can't start new thread", "pthread_create failed")
 NO_SHARED_MEMORY = (
     "unable to open shared memory",
@@ -55,6 +56,7 @@ def machine_fault(error: BaseException) -> str | None:
         lower = str(error).lower()
         for words, what in (
             (NO_MEMORY, f"out of memory: {ADVICE[errno.ENOMEM]}"),
+            (NO_FILE, f"too many open files: {ADVICE[errno.EMFILE]}"),
             (NO_THREAD, f"no more threads: {ADVICE[errno.EAGAIN]}"),
             (NO_SHARED_MEMORY, "no shared memory left: raise the size of /dev/shm, or lower num_worker and batch_size"),
         ):

@@ -130,3 +130,16 @@ def writable_folder(path: str | Path, name: str) -> Path:
         reason = machine_fault(OSError(error.errno, error.strerror)) if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{name}: cannot write in {path}: {reason or error}") from error
     return folder
+
+
+def writable_file(path: str | Path, name: str) -> Path:
+    """Try whether a file can be written under this name, see :func:`writable_folder`.
+
+    Raises:
+        ConfigError: it is a folder, or nothing can be written where it would be.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{name}: {path} is a folder, expected a file")
+    writable_folder(file.parent, name)
+    return file

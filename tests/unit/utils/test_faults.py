@@ -36,6 +36,7 @@ def system(number: int, *names: str) -> OSError:
         (MemoryError(), "out of memory: free memory, or lower batch_size and num_worker"),
         (MemoryError("Unable to allocate 3 GiB"), "out of memory: Unable to allocate 3 GiB: free memory"),
         (RuntimeError("CPUAllocator: can't allocate memory: you tried 9 bytes"), "out of memory: free memory"),
+        (RuntimeError("received 0 items of ancdata"), "too many open files: raise ulimit -n"),
         (RuntimeError("can't start new thread"), "no more threads: raise ulimit -u"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "out of memory"),
         (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "/dev/shm"),
