@@ -29,7 +29,13 @@ ADVICE = {
 }
 
 # How libraries say the same without an OSError, in lower case.
-NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to map segment", "returned null")
+NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+    "returned null without setting an exception",  # an import that ran out of memory
+)
 NO_FILE = ("too many open files", "items of ancdata")
 NO_THREAD = ("can't start new thread", "pthread_create failed")
 NO_SHARED_MEMORY = (

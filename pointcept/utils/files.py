@@ -78,7 +78,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise OSError(errno.EFBIG, f"has {facts.st_size} bytes, expected at most {most}", str(path))
+        raise OSError(errno.EINVAL, f"has {facts.st_size} bytes, expected at most {most}", str(path))
     return data
 
 
