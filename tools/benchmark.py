@@ -2,12 +2,14 @@
 
 import sys
 
-from pointcept.engines.benchmark.command import argument_parser, benchmark_main
-from pointcept.engines.launch import exit_code
+from pointcept.utils.faults import guarded
 
 
 def main() -> int:
     """Read the command line and measure; returns the exit code, 3 if a row failed."""
+    from pointcept.engines.benchmark.command import argument_parser, benchmark_main
+    from pointcept.engines.launch import exit_code
+
     args = argument_parser().parse_args()
     failed: list[int] = []
     code = exit_code(lambda: failed.append(benchmark_main(args)), args.traceback)
@@ -15,4 +17,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -2,14 +2,16 @@
 
 import sys
 
-from pointcept.datasets.benchmark import argument_parser, benchmark
-from pointcept.engines.defaults import load_config
-from pointcept.engines.launch import exit_code
-from pointcept.utils.config import parse_options
+from pointcept.utils.faults import guarded
 
 
 def main() -> int:
     """Read the command line, time, and show the table; returns the exit code."""
+    from pointcept.datasets.benchmark import argument_parser, benchmark
+    from pointcept.engines.defaults import load_config
+    from pointcept.engines.launch import exit_code
+    from pointcept.utils.config import parse_options
+
     args = argument_parser().parse_args()
 
     def run() -> None:
@@ -20,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

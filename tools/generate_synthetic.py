@@ -8,7 +8,15 @@ The second form needs no generation: it compares the SemanticKITTI layout in --o
 Needs the extra 'simulator' (embreex).
 """
 
-from pointcept.datasets.simulator.cli import main
+from pointcept.utils.faults import guarded
+
+
+def main() -> int:
+    """Read the command line and generate; returns the exit code."""
+    from pointcept.datasets.simulator import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -2,12 +2,14 @@
 
 import sys
 
-from pointcept.engines.defaults import argument_parser, config_from_args, test_main
-from pointcept.engines.launch import exit_code, launch
+from pointcept.utils.faults import guarded
 
 
 def main() -> int:
     """Read the command line and test; returns the exit code."""
+    from pointcept.engines.defaults import argument_parser, config_from_args, test_main
+    from pointcept.engines.launch import exit_code, launch
+
     args = argument_parser("Evaluate weights at full point resolution.", test=True).parse_args()
 
     def run() -> None:
@@ -18,4 +20,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

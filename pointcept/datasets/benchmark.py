@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from pointcept.utils.errors import ConfigError
-from pointcept.utils.files import write_text_atomic
+from pointcept.utils.files import writable_file, write_text_atomic
 
 from .base import BaseDataset, Draw
 from .builder import build_dataset
@@ -232,6 +232,8 @@ def benchmark(cfg: Any, args: argparse.Namespace) -> str:
     Raises:
         ConfigError, DataError: see :func:`measure`.
     """
+    if args.json is not None:
+        writable_file(args.json, "--json")
     batch_size = cfg.batch_size if args.split == "train" else 1
     result = measure(
         cfg.data[args.split].to_dict(), args.samples, batch_size, clock=args.clock, where=f"data.{args.split}"

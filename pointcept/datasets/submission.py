@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from pointcept.utils.errors import DataError
+from pointcept.utils.files import write_bytes_atomic
 
 
 def check_prediction(pred: Any, num_points: int, num_classes: int, name: str) -> np.ndarray:
@@ -45,27 +44,11 @@ def write_array(path: Path, array: np.ndarray) -> Path:
 
     Folders are made as needed; an existing file is replaced.
     """
-    return _write(path, np.ascontiguousarray(array).tobytes())
+    return write_bytes_atomic(path, np.ascontiguousarray(array).tobytes())
 
 
 def write_npy(path: Path, array: np.ndarray) -> Path:
     """Write ``array`` as a ``.npy`` file in one step, see :func:`write_array`."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    return _write(path, buffer.getvalue())
-
-
-def _write(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return write_bytes_atomic(path, buffer.getvalue())

@@ -30,7 +30,7 @@ from pointcept.evaluation import report_file
 from pointcept.utils import comm
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError, did_you_mean
-from pointcept.utils.files import write_text_atomic
+from pointcept.utils.files import read_json, write_text_atomic
 from pointcept.utils.logging import close_logging
 
 logger = logging.getLogger(__name__)
@@ -140,11 +140,12 @@ def finished(run: Config) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: the folder holds the result of another config.
+        DataError: the result is damaged.
     """
     path = Path(run.save_path) / RESULT
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(path, ("config",))
     if result["config"] != fingerprint(run):
         raise ConfigError(
             f"{path} is the result of another config; give another save_path (--options save_path=PATH) or delete "

@@ -26,6 +26,7 @@ from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
 from pointcept.utils.device import device_count, random_state, set_random_state
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.faults import machine_fault
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class ReportingDataset(Dataset):
         """Sample of ``draw``.
 
         Raises:
-            DataError: the sample's own, with its name put before the message.
+            DataError: the sample's own, with its name put before the message; so are faults of disk and memory.
             RuntimeError: any other error of its transforms, likewise.
         """
         try:
@@ -77,6 +78,9 @@ class ReportingDataset(Dataset):
         except (ConfigError, DataError) as error:
             raise type(error)(f"{self._name(draw)}: {error}") from error
         except Exception as error:
+            fault = machine_fault(error)
+            if fault is not None:
+                raise DataError(f"{self._name(draw)}: {fault}") from error
             raise RuntimeError(f"{self._name(draw)}: {type(error).__name__}: {error}") from error
 
     def _name(self, draw: Draw) -> str:

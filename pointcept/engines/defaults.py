@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import secrets
 import sys
@@ -16,7 +15,7 @@ import pointcept.models  # noqa: F401
 from pointcept.engines import run_folder
 from pointcept.engines.data import per_process
 from pointcept.engines.preflight import check_test, check_training
-from pointcept.engines.test import build_tester
+from pointcept.engines.test import build_tester, result_path
 from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
 from pointcept.utils import comm
@@ -24,7 +23,8 @@ from pointcept.utils.config import Config, parse_options, validate_config
 from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import collect_environment
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 
     Raises:
         ConfigError: a wrong value or a contradiction in the config (see ``preflight``), a batch size that the
-            processes cannot share, a ``backend`` that does not exist, or a ``save_path`` that is a file, is in use,
-            or holds a run that ``resume`` does not ask to go on with.
+            processes cannot share, a ``backend`` that does not exist, folders in which nothing can be written, or a
+            ``save_path`` that is in use, or holds a run that ``resume`` does not ask to go on with.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
     (check_training if job == "train" else check_test)(cfg)
@@ -129,10 +129,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         per_process(cfg.batch_size_val, "batch_size_val")
     folder = Path(cfg.save_path)
     record = folder if job == "train" else folder / "result"
-    try:
-        record.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"save_path={cfg.save_path} is a file, expected a folder") from None
+    if comm.is_main_process():
+        _check_writable(cfg, job)
     if job == "train":
         setup_logging()  # the terminal alone, until the folder is ours
         run_folder.claim(cfg)
@@ -152,6 +150,27 @@ def default_setup(cfg: Config, job: str = "train") -> None:
     comm.barrier()
 
 
+def _check_writable(cfg: Config, job: str) -> None:
+    """Check that everything the run will write can be written, so that it does not end for that after hours.
+
+    Raises:
+        ConfigError: a folder is a file or cannot be written in, or a file is a folder.
+    """
+    if not cfg.save_path.strip():
+        raise ConfigError(f"save_path: got {cfg.save_path!r}, allowed: the name of a folder")
+    folder, report = Path(cfg.save_path), result_path(cfg, "quick" if cfg.test.get("quick") else "precise")
+    writable_folder(folder, "save_path")
+    files = [report, folder / f"{job}.log"]
+    if job == "train":
+        models = writable_folder(folder / "model", "save_path")
+        files += [models / "model_last.pth", models / "model_best.pth"]
+    if job == "test" or report.parent.exists() or cfg.miou_result_path:
+        writable_folder(report.parent, "miou_result_path" if cfg.miou_result_path else "save_path")
+    for file in files:
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder, and the run would write a file of that name")
+
+
 def recorded_seed(cfg: Config) -> int | None:
     """The seed of the run that ``cfg`` resumes, from its ``environment.json``; ``None`` where none is recorded.
 
@@ -160,8 +179,8 @@ def recorded_seed(cfg: Config) -> int | None:
     point = run_folder.resume_point(cfg)
     run = point.parent.parent if point is not None else Path(cfg.save_path)
     try:
-        seed = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("seed")
-    except (OSError, ValueError):
+        seed = read_json(run / "environment.json", ("seed",))["seed"]
+    except (OSError, DataError):
         return None
     return seed if isinstance(seed, int) else None
 

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,19 +21,17 @@ from torch.multiprocessing.spawn import ProcessException
 from pointcept.engines.interrupt import Interrupted, Interrupts
 from pointcept.utils import device
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError, MachineError
+from pointcept.utils.faults import INTERRUPTED, USER_ERROR, machine_errors, show_traceback
+from pointcept.utils.streams import complain, open_streams
 
 logger = logging.getLogger(__name__)
 
 NOT_FINITE = 1
 """A loss, a trained weight or a score is no number."""
-USER_ERROR = 2
-"""A config, data or a weight file is wrong, or the machine refuses: one line says what."""
 AGAIN = 75
 """A scheduler's signal; what is done is saved, the same command goes on (EX_TEMPFAIL of sysexits.h)."""
-KEYBOARD = 130
-"""Ctrl-C; what is done is saved, the same command goes on."""
 
-CODES = {AGAIN: int(signal.SIGTERM), KEYBOARD: int(signal.SIGINT)}
+CODES = {AGAIN: int(signal.SIGTERM), INTERRUPTED: int(signal.SIGINT)}
 """Exit codes of processes that a signal has stopped, and a signal that stands for it."""
 GRACE = 5.0
 """Seconds that the processes of a run have to end by themselves once one of them has."""
@@ -161,10 +158,11 @@ def _process(
     errors: Any,
 ) -> None:
     """One spawned process. Errors of the user travel to the parent as they are, not as a traceback."""
+    open_streams()
     if device.device_count() == 0:
         torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus))
     try:
-        with Interrupts():
+        with Interrupts(), machine_errors():
             _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
             main(cfg)
     except tuple(USER_ERRORS.values()) as error:
@@ -177,36 +175,35 @@ def _process(
     dist.destroy_process_group()
 
 
-def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
+def exit_code(run: Callable[[], None], with_traceback: bool = False) -> int:
     """Run a command line tool; show what the user got wrong as one message.
 
     Args:
         run: the tool.
-        show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
+        with_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0, ``USER_ERROR`` (too little memory, too), ``NOT_FINITE``, ``AGAIN`` or ``KEYBOARD``. Every other exception
+        0, ``USER_ERROR`` (too little memory, too), ``NOT_FINITE``, ``AGAIN`` or ``INTERRUPTED``. Every other exception
         passes through.
     """
     try:
-        with Interrupts(alone=True):
+        with Interrupts(alone=True), machine_errors():
             run()
     except KeyboardInterrupt as request:
         number = request.number if isinstance(request, Interrupted) else int(signal.SIGINT)
         by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-        sys.stderr.write(f"interrupted{by}\n")
+        complain(f"interrupted{by}")
         return code_of(number)
     except tuple(USER_ERRORS.values()) as error:
-        if show_traceback or os.environ.get("POINTCEPT_TRACEBACK", "") not in ("", "0"):
-            traceback.print_exc()
-        sys.stderr.write(f"error: {user_message(error)}\n")
+        show_traceback(with_traceback)
+        complain(f"error: {user_message(error)}")
         return NOT_FINITE if isinstance(error, FloatingPointError) else USER_ERROR
     return 0
 
 
 def code_of(number: int) -> int:
     """The exit code of a process that a signal has stopped."""
-    return KEYBOARD if number == signal.SIGINT else AGAIN
+    return INTERRUPTED if number == signal.SIGINT else AGAIN
 
 
 def user_message(error: Exception) -> str:

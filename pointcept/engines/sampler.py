@@ -9,8 +9,9 @@ integer, whatever the number of processes, workers or samples per batch.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -40,6 +41,48 @@ class EpochPlan:
 
 
 @dataclass(frozen=True)
+class Epochs(Sequence[EpochPlan]):
+    """The evaluation epochs of a run, each computed when it is asked for: there may be any number of them.
+
+    Args:
+        number: evaluation epochs.
+        total_steps: optimizer steps in all of them, spread evenly.
+        step_samples: samples of an optimizer step, where an epoch is as many samples as its steps take.
+        passes: samples from the beginning of an epoch to that of the next, and those of them that it uses, where
+            incomplete batches are dropped.
+    """
+
+    number: int
+    total_steps: int
+    step_samples: int
+    passes: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, epoch: int) -> EpochPlan: ...
+
+    @overload
+    def __getitem__(self, epoch: slice) -> list[EpochPlan]: ...
+
+    def __getitem__(self, epoch: int | slice) -> EpochPlan | list[EpochPlan]:
+        numbers = range(self.number)[epoch]
+        return [self._plan(each) for each in numbers] if isinstance(numbers, range) else self._plan(numbers)
+
+    def first_step(self, epoch: int) -> int:
+        """Optimizer steps before ``epoch`` begins."""
+        return self.total_steps * epoch // self.number
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        first, end = self.first_step(epoch), self.first_step(epoch + 1)
+        if self.passes is None:
+            return EpochPlan(first * self.step_samples, end * self.step_samples, end - first)
+        length, used = self.passes
+        return EpochPlan(epoch * length, epoch * length + used, end - first)
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """The whole run: what each evaluation epoch consumes.
 
@@ -49,18 +92,18 @@ class TrainingPlan:
         accumulation: forward passes per optimizer step.
     """
 
-    epochs: tuple[EpochPlan, ...]
+    epochs: Epochs
     batch_size: int
     accumulation: int
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps in the whole run."""
-        return sum(epoch.steps for epoch in self.epochs)
+        return self.epochs.total_steps
 
     def first_step(self, epoch: int) -> int:
         """Optimizer steps before ``epoch`` begins."""
-        return sum(plan.steps for plan in self.epochs[:epoch])
+        return self.epochs.first_step(epoch)
 
     def position(self, epoch: int, iteration: int) -> int:
         """Samples of the stream, over all processes, that ``iteration`` steps have consumed, the last in ``epoch``."""
@@ -105,8 +148,8 @@ def plan_by_epochs(
     length = samples * (epoch // eval_epoch)
     used = length - length % batch_size if length >= batch_size else -(-length // world_size) * world_size
     steps = -(-max(1, used // batch_size) // accumulation)
-    plans = tuple(EpochPlan(e * length, e * length + used, steps) for e in range(eval_epoch))
-    return TrainingPlan(plans, batch_size, accumulation)
+    epochs = Epochs(eval_epoch, steps * eval_epoch, batch_size * accumulation, (length, used))
+    return TrainingPlan(epochs, batch_size, accumulation)
 
 
 def plan_by_steps(samples: int, batch_size: int, max_iter: int, eval_epoch: int, accumulation: int = 1) -> TrainingPlan:
@@ -121,10 +164,7 @@ def plan_by_steps(samples: int, batch_size: int, max_iter: int, eval_epoch: int,
     _check(samples, batch_size=batch_size, max_iter=max_iter, eval_epoch=eval_epoch, accumulation=accumulation)
     if max_iter < eval_epoch:
         raise ConfigError(f"max_iter={max_iter} is less than eval_epoch={eval_epoch}: lower eval_epoch")
-    ends = [max_iter * (e + 1) // eval_epoch for e in range(eval_epoch)]
-    group = batch_size * accumulation
-    pairs = zip([0, *ends[:-1]], ends, strict=True)
-    return TrainingPlan(tuple(EpochPlan(a * group, b * group, b - a) for a, b in pairs), batch_size, accumulation)
+    return TrainingPlan(Epochs(eval_epoch, max_iter, batch_size * accumulation), batch_size, accumulation)
 
 
 def _check(samples: int, **numbers: int) -> None:

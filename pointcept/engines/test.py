@@ -47,6 +47,15 @@ def tested_section(cfg: Any) -> str:
     return "val" if cfg.test.get("quick") else "test"
 
 
+def result_path(cfg: Any, kind: Kind) -> Path:
+    """Where the tester writes its report: ``cfg.miou_result_path``, a ``.json`` file or a folder, or below the run."""
+    name = report_file(kind)
+    if not cfg.miou_result_path:
+        return Path(cfg.save_path) / name
+    path = Path(cfg.miou_result_path)
+    return path if path.suffix == ".json" else path / name.name
+
+
 @TESTERS.register_module("SemSegTester")
 class SemSegTester:
     """Evaluates weights: per-class IoU and accuracy, their means, and a JSON file.
@@ -129,7 +138,7 @@ class SemSegTester:
             return None
         if comm.is_main_process():
             logger.info("%s", format_table(metrics, self.kind))
-            path = self._result_path()
+            path = result_path(self.cfg, self.kind)
             extra = {
                 "weight": str(self.weight) if self.weight else None,
                 "model": self.cfg.model.to_dict(),
@@ -139,12 +148,6 @@ class SemSegTester:
             write_report(path, metrics, self.kind, extra)
             logger.info("wrote %s", path)
         return metrics
-
-    def _result_path(self) -> Path:
-        if not self.cfg.miou_result_path:
-            return Path(self.cfg.save_path) / report_file(self.kind)
-        path = Path(self.cfg.miou_result_path)
-        return path if path.suffix == ".json" else path / report_file(self.kind).name
 
     def _vote_on_all(self, dataset: Any, loader: Loader) -> Metrics:
         batch_size = per_process(self.cfg.batch_size_test, "batch_size_test")

@@ -9,13 +9,13 @@ side.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pointcept.evaluation.report import align, report_file
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.files import read_json
 
 RESULT = report_file("precise")
 
@@ -66,11 +66,9 @@ def read_report(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     file = path / RESULT if path.is_dir() else path
     try:
-        report = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        report = read_json(file, parse_constant=_refuse)
     except OSError as error:
         raise DataError(f"no result {file} ({error.strerror}): tools/test.py writes one") from error
-    except ValueError as error:
-        raise DataError(f"{file} is no JSON file: {error}") from error
     keys = ("kind", "num_points", "num_classes_present", "majority_baseline", "classes")
     if not isinstance(report, dict) or not all(key in report for key in keys):
         raise DataError(f"{file} is no result of tools/test.py: it needs the keys {', '.join(keys)}")

@@ -109,7 +109,12 @@ class TeacherCache:
                     entry["scale"] = float(gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny))
                     entry["gradient"] = _half(gradient / entry["scale"], name)
                 scan["stages"][stage] = entry
-            save_atomically(scan, path)
+            try:
+                save_atomically(scan, path)
+            except CheckpointError as error:  # a full disk costs the time that a cache saves, not the training
+                self._warned = True
+                logger.warning("teacher_cache: nothing more is written to %s: %s", self.folder, error)
+                return
 
     def _fingerprints(self, batch: Mapping[str, Any]) -> list[tuple[Path, str]]:
         """File and digest of every scan; nothing where names and scans do not go together (Mix3D)."""

@@ -6,6 +6,7 @@ Below ``models`` on purpose: a distiller loads its teacher with :func:`load_weig
 from __future__ import annotations
 
 import _codecs
+import contextlib
 import logging
 import os
 import pickle
@@ -20,6 +21,7 @@ from torch import nn
 
 from pointcept.utils.archive import check_archive
 from pointcept.utils.errors import CheckpointError, DamagedFile
+from pointcept.utils.faults import machine_fault
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()
         earlier: where the file that it replaces goes, what is there in its turn, and so on; the last one is lost.
 
     Raises:
-        CheckpointError: the file cannot be written: a full disk, missing rights.
+        CheckpointError: the file cannot be written: a full disk, missing rights, a file where its folder should be.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -74,9 +76,12 @@ def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise CheckpointError(f"cannot write {path}: {cause}; an earlier file there is as it was") from error
+        raise CheckpointError(
+            f"cannot write {path}: {cause.strerror or cause}; an earlier file there is as it was"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -119,7 +124,8 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
         there = f"; the folder holds {', '.join(near)}" if near else ""
         raise CheckpointError(f"weight file {path} does not exist{there}")
     if not path.is_file():
-        raise CheckpointError(f"weight file {path} is a folder")
+        what = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+        raise CheckpointError(f"weight file {path} is {what}, expected a file")
     if path.stat().st_size == 0:
         raise DamagedFile(f"weight file {path} is empty")
     try:
@@ -132,9 +138,11 @@ def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:
         ) from error
     except CheckpointError:
         raise
-    except (OSError, MemoryError) as error:
-        raise CheckpointError(f"weight file {path} cannot be read: {str(error) or 'out of memory'}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"weight file {path} cannot be read: {machine_fault(error)}") from error
     except Exception as error:  # a damaged file can raise anything; nothing of it has been executed
+        if isinstance(error, OSError) and machine_fault(error) is not None:
+            raise CheckpointError(f"weight file {path} cannot be read: {error.strerror}") from error
         reason = str(error).strip().splitlines()
         raise DamagedFile(
             f"weight file {path} ({path.stat().st_size} bytes) is damaged or not a torch file: "

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib.util
+import os
 import re
 import traceback
 import types
@@ -19,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.files import read_regular
 
 REFERENCE = re.compile(r"\{\{\s*_base_\.(\w+(?:\.\w+)*)\s*\}\}")
+MOST_BYTES = 2**24  # of a file
+MOST_BASES = 50  # on top of each other
+MOST_VALUES, DEEPEST = 10**6, 100  # of what a file defines: with those it names twice, and one inside the other
 
 
 @dataclass
@@ -48,16 +54,22 @@ def load_layer(path: Path, parents: tuple[Path, ...] = ()) -> Layer:
         parents: the files whose ``_base_`` led here, outermost first.
 
     Raises:
-        ConfigError: a missing file, a cycle, bases that disagree, or an error in the file.
+        ConfigError: a missing or unreadable file, a cycle, bases that disagree, or an error in the file.
     """
     chain = (*parents, path)
-    if any(path.resolve() == parent.resolve() for parent in parents):
+    source = _read(path, parents)
+    if any(os.path.realpath(path) == os.path.realpath(parent) for parent in parents):
         raise ConfigError(f"{parents[-1]}: _base_ goes in a circle: {' -> '.join(map(str, chain))}")
-    text, references = _mark_references(_read(path, parents))
+    if len(chain) > MOST_BASES:
+        raise ConfigError(f"{parents[0]}: more than {MOST_BASES} configs stand on each other, the last is {path}")
+    text, references = _mark_references(source)
     try:
         tree = ast.parse(text, str(path))
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: SyntaxError: {error.msg}") from None
+        place = f"{path}:{error.lineno}" if error.lineno else str(path)  # a NUL byte has no line
+        raise ConfigError(f"{place}: SyntaxError: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ConfigError(f"{path} is no Python source that can be read, or nested too deep for that") from None
     layer = Layer()
     for base in _find_bases(tree, path):
         _join(layer, load_layer(path.parent / base, chain), path)
@@ -103,9 +115,17 @@ def _read(path: Path, parents: tuple[Path, ...]) -> str:
     asked_by = f", which is a _base_ of {parents[-1]}" if parents else ""
     if path.suffix != ".py":
         raise ConfigError(f"config files end in .py, got {path}{asked_by}")
-    if not path.is_file():
-        raise ConfigError(f"no config file {path}{asked_by} (looked for {path.resolve()})")
-    return path.read_text(encoding="utf-8")
+    try:
+        return importlib.util.decode_source(read_regular(path, MOST_BYTES))  # as Python reads it: BOM, coding
+    except (FileNotFoundError, NotADirectoryError):
+        place = "" if path.is_absolute() else f" (looked for {os.path.abspath(path)})"
+        raise ConfigError(f"no config file {path}{asked_by}{place}") from None
+    except OSError as error:
+        raise ConfigError(f"config file {path}{asked_by}: {error.strerror}") from error
+    except (SyntaxError, ValueError) as error:  # bytes that are no characters, NUL in the name
+        raise ConfigError(
+            f"config file {path}{asked_by} is no Python source in UTF-8, or in what its coding line names: {error}"
+        ) from error
 
 
 def _mark_references(text: str) -> tuple[str, dict[str, str]]:
@@ -154,7 +174,7 @@ def _join(layer: Layer, other: Layer, path: Path) -> None:
         old = layer.values.get(key, value)
         if isinstance(old, dict) and isinstance(value, dict):
             value = merge(layer.values.get(key, {}), value)
-        elif old != value:
+        elif _differ(old, value):
             raise ConfigError(
                 f"{path}: its bases disagree on {key!r}: {old!r} in {layer.origin[key]}, {value!r} in "
                 f"{other.origin[key]}; keep one (a name that starts with '_' stays private to its file)"
@@ -170,20 +190,71 @@ def _execute(
 ) -> tuple[dict[str, Any], set[str]]:
     """Run the file; return the names that it defines and the names that it reads."""
     resolver = _Resolver(references, layer, path)
-    tree = ast.fix_missing_locations(resolver.visit(tree))
+    try:
+        tree = ast.fix_missing_locations(resolver.visit(tree))
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deep to be read") from None
     scope: dict[str, Any] = {"__file__": str(path), "__name__": "pointcept_config", **resolver.bound}
     try:
         exec(compile(tree, str(path), "exec"), scope)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() in a config ends no tool without a word
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         hint = ""
         if isinstance(error, NameError) and getattr(error, "name", None) in layer.values:
             hint = f" (a base defines it: write {{{{_base_.{error.name}}}}})"
         where = f"{path}:{lines[-1]}" if lines else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}{hint}") from error
+        raise ConfigError(f"{where}: {type(error).__name__}: {_words(error)}{hint}") from error
     own = {k: v for k, v in scope.items() if not k.startswith("_") and not _is_code(v)}
+    for key, value in own.items():
+        _check_finite(value, f"{path}: {key}")
     read = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     return own, read
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Check that a value written out is not endless, nor so large that nothing could be done with it.
+
+    Raises:
+        ConfigError: it contains itself, is nested deeper than ``DEEPEST``, or has more than ``MOST_VALUES`` values.
+    """
+    count, left = 0, [iter([value])]
+    inside: list[int] = []
+    while left:
+        item = next(left[-1], left)
+        if item is left:  # the end of this container
+            left.pop()
+            if inside:
+                inside.pop()
+            continue
+        count += 1
+        if count > MOST_VALUES:
+            raise ConfigError(f"{where}: has more than {MOST_VALUES} values")
+        if not isinstance(item, (dict, list, tuple)):
+            continue
+        if id(item) in inside:
+            raise ConfigError(f"{where}: got a {type(item).__name__} that contains itself")
+        if len(inside) >= DEEPEST:
+            raise ConfigError(f"{where}: is nested deeper than {DEEPEST}")
+        inside.append(id(item))
+        left.append(iter(item.values() if isinstance(item, dict) else item))
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two values differ; those that cannot be compared, arrays for one, do unless they are the same object."""
+    try:
+        return one is not other and bool(one != other)
+    except Exception:
+        return True
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error that a config raised, whose class may be the config's own."""
+    try:
+        return str(error)
+    except Exception:
+        return "(no message)"
 
 
 def _is_code(value: Any) -> bool:
@@ -194,7 +265,7 @@ def _is_code(value: Any) -> bool:
 def _extend(layer: Layer, own: dict[str, Any], read: Iterable[str], path: Path) -> None:
     """Put what the file itself defines on top of its bases, in place."""
     former = layer.values.get("data_root")
-    layer.late |= {key for key in layer.used & own.keys() if layer.values.get(key) != own[key]}
+    layer.late |= {key for key in layer.used & own.keys() if _differ(layer.values.get(key), own[key])}
     layer.values = merge(layer.values, own)
     if former is not None and "data_root" in own:
         layer.values = follow_data_root(layer.values, former, own["data_root"])

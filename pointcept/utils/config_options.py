@@ -26,6 +26,13 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: no ``=``, an empty key, or a value that opens a bracket and cannot be read.
     """
+    try:
+        return _parse(options)
+    except RecursionError:
+        raise ConfigError("--options: a value is nested too deep to be read") from None
+
+
+def _parse(options: Iterable[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for option in options:
         key, separator, text = option.partition("=")

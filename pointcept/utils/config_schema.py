@@ -87,6 +87,7 @@ def _is_a(value: Any, kind: type) -> bool:
 
 OPTIONAL_PATH = (str, NoneType)
 OPTIONAL_COUNT = (int, NoneType)
+MOST = 2**16  # scans or batches held at a time, far more than any machine holds
 
 SCHEMA: dict[str, Field] = {
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
@@ -96,18 +97,30 @@ SCHEMA: dict[str, Field] = {
     ),
     "evaluate": Field((bool,), True, "Evaluate on data.val after each evaluation epoch."),
     "test_only": Field((bool,), False, "Build no training data; the tester works alone."),
-    "seed": Field(OPTIONAL_COUNT, None, "Seed of every random generator; None draws one and records it.", minimum=0),
+    "seed": Field(
+        OPTIONAL_COUNT,
+        None,
+        "Seed of every random generator; None draws one and records it.",
+        minimum=0,
+        maximum=2**63 - 1,
+    ),
     "deterministic": Field((bool,), False, "Ask torch for deterministic kernels; slower."),
     "save_path": Field((str,), "exp/default", "Folder of the run: log, config, checkpoints, results."),
     "miou_result_path": Field(OPTIONAL_PATH, None, "JSON file for the results; None puts it into save_path."),
     "data_root": Field(
         OPTIONAL_PATH, None, "Folder of the data set; changing it changes data.*.data_root that equal the former value."
     ),
-    "num_worker": Field((int,), 8, "Data loading processes, summed over all GPUs.", minimum=0),
-    "batch_size": Field((int,), 16, "Training scans per step, summed over all GPUs.", minimum=1),
-    "batch_size_val": Field(OPTIONAL_COUNT, None, "Validation scans per step; None is one per GPU.", minimum=1),
-    "batch_size_test": Field(OPTIONAL_COUNT, None, "Test fragments per step; None is one per GPU.", minimum=1),
-    "gradient_accumulation_steps": Field((int,), 1, "Steps whose gradients are added before an update.", minimum=1),
+    "num_worker": Field((int,), 8, "Data loading processes, summed over all GPUs.", minimum=0, maximum=4096),
+    "batch_size": Field((int,), 16, "Training scans per step, summed over all GPUs.", 1, MOST),
+    "batch_size_val": Field(
+        OPTIONAL_COUNT, None, "Validation scans per step; None is one per GPU.", minimum=1, maximum=MOST
+    ),
+    "batch_size_test": Field(
+        OPTIONAL_COUNT, None, "Test fragments per step; None is one per GPU.", minimum=1, maximum=MOST
+    ),
+    "gradient_accumulation_steps": Field(
+        (int,), 1, "Steps whose gradients are added before an update.", minimum=1, maximum=MOST
+    ),
     "epoch": Field((int,), 100, "Passes over the training data.", minimum=1),
     "eval_epoch": Field((int,), 100, "How many times to evaluate and save; divides 'epoch'.", minimum=1),
     "log_freq": Field((int,), 10, "Steps between two log lines.", minimum=1),
@@ -181,7 +194,8 @@ def check_plain(value: Any, where: str) -> None:
     """Check that ``value`` consists of what a config file can say and a dump can repeat.
 
     Raises:
-        ConfigError: something other than None, bools, numbers, strings, lists, tuples and dicts.
+        ConfigError: something other than None, bools, numbers, strings, lists, tuples and dicts; an int of more than
+            64 bits, or a string with a NUL character, which neither paths nor libraries take.
     """
     if isinstance(value, dict):
         for key, item in value.items():
@@ -196,3 +210,7 @@ def check_plain(value: Any, where: str) -> None:
             f"{where}: got {value!r} ({type(value).__name__}), "
             "allowed: None, bools, numbers, strings, lists, tuples and dicts"
         )
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}: got an int of {value.bit_length()} bits, allowed: below 2**63")
+    elif isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}: got {value!r}, allowed: a string without the character NUL")

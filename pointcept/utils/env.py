@@ -16,6 +16,7 @@ import torch
 from pointcept import __version__
 from pointcept.utils import comm
 from pointcept.utils.device import device_facts
+from pointcept.utils.files import write_text_atomic
 
 PACKAGES = (
     "torch", "numpy", "scipy", "addict", "yapf", "tensorboardX", "triton", "spconv-cu118", "spconv-cu120",
@@ -44,7 +45,13 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                errors="replace",  # paths in messages need not be UTF-8
+                timeout=20,
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -81,5 +88,5 @@ def collect_environment(seed: int | None = None) -> dict[str, Any]:
 def write_environment(path: str | Path, seed: int | None = None) -> dict[str, Any]:
     """Write :func:`collect_environment` to ``path`` as JSON and return it."""
     facts = collect_environment(seed)
-    Path(path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text_atomic(path, json.dumps(facts, indent=2) + "\n")
     return facts

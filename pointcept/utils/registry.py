@@ -57,7 +57,7 @@ class Registry:
         Raises:
             ConfigError: nothing of this name is registered; the message names the nearest one.
         """
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             hint = did_you_mean(name, self.names())
             raise ConfigError(f"unknown type {name!r} in the registry of {self.name}: {hint}")
         return self._entries[name]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pointcept.utils.faults import USER_ERROR
+
 from .generate import Settings, generate
 from .layouts import LAYOUTS
 from .plan import STYLES
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status (1 after a message on stderr for an error of the user's)."""
+    """Run the command; return the exit status (2 after a message on stderr for an error of the user's)."""
     args = parser().parse_args(argv)
     try:
         if args.report is not None:
@@ -55,6 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             count = generate(settings, args.num_workers, args.resume, show)
     except (ValueError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return USER_ERROR
     sys.stdout.write(f"{count} scenes of {args.frames} frames written to {args.out}\n")
     return 0

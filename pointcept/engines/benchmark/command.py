@@ -22,6 +22,7 @@ from pointcept.engines.benchmark.workloads import DTYPES, MODES
 from pointcept.utils.config import parse_options
 from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError, did_you_mean
+from pointcept.utils.files import writable_file
 from pointcept.utils.logging import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,9 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is measured."""
     if args.plot is not None:
         check_plot(args.plot)
+        writable_file(args.plot, "--plot")
+    if args.out is not None:
+        writable_file(args.out, "--out")
     if args.earlier is not None:
         given = [f"--{key}" for key in ("config", "scan", "points", "out") if getattr(args, key)]
         if given or args.stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pointcept.engines.benchmark.measure import Row
 from pointcept.engines.benchmark.table import Growth, growth, series
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
+from pointcept.utils.files import write_bytes_atomic
 
 MARKERS = "osD^v"  # of the first ten networks, the next ten, ...; within ten the colours differ
 COLOURS = 10
@@ -48,10 +50,11 @@ def draw_growth(rows: Sequence[Row], path: Path) -> None:
 
     if not series(rows):
         raise DataError(f"--plot {path}: no network was measured on two or more sizes (--points) of made-up clouds")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
     with rc_context(STYLE):
         date = {"metadata": {"Date": None}} if path.suffix.lower() == ".svg" else {}
-        growth_figure(rows).savefig(path, **date)
+        growth_figure(rows).savefig(drawn, format=path.suffix.lower().removeprefix("."), **date)
+    write_bytes_atomic(path, drawn.getvalue())
 
 
 def growth_figure(rows: Sequence[Row]) -> Any:

@@ -14,7 +14,7 @@ from pointcept.engines.benchmark.plan import Settings
 from pointcept.engines.benchmark.stages import StageCost
 from pointcept.engines.benchmark.table import growth
 from pointcept.utils.errors import DataError
-from pointcept.utils.files import write_text_atomic
+from pointcept.utils.files import read_json, write_text_atomic
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def read_result(path: Path) -> Result:
         DataError: there is no such file, or it is something else.
     """
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path, ("rows", "environment", "settings"))
         rows = [_row(**row) for row in saved["rows"]]
         return Result(saved["environment"], Settings(**saved["settings"]), rows)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -15,7 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
-from pointcept.engines.launch import AGAIN, KEYBOARD, USER_ERROR
+from pointcept.engines.launch import AGAIN, INTERRUPTED, USER_ERROR
 from pointcept.engines.study.jobs import Jobs, left_to_do
 from pointcept.engines.study.plan import Planner, Run, Study, load_study
 from pointcept.engines.study.report import collect, summarise
@@ -37,7 +37,7 @@ def study_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Scene cross-validation of the rows of a study.",
         epilog=f"exit codes: 0 all runs are finished, {AGAIN} the time is over, or a scheduler has asked to stop, and "
-        f"runs are left, {FAILED} runs have failed, {USER_ERROR} something is wrong with the study, {KEYBOARD} Ctrl-C",
+        f"runs are left, {FAILED} runs have failed, {USER_ERROR} something is wrong with the study, {INTERRUPTED} Ctrl-C",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="study file")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows only, and their teachers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -16,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from pointcept.engines.interrupt import Interrupts
-from pointcept.engines.launch import AGAIN, KEYBOARD
+from pointcept.engines.launch import AGAIN, INTERRUPTED
 from pointcept.engines.study.plan import Run
 from pointcept.utils.config import Config
 from pointcept.utils.device import device_count
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.files import read_json
 
 logger = logging.getLogger(__name__)
 
 TAIL = 12  # lines of a failed run's output that are shown
-STOPPED = (AGAIN, KEYBOARD, -signal.SIGTERM, -signal.SIGKILL)
+STOPPED = (AGAIN, INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def finished(run: Run) -> dict[str, Any] | None:
@@ -33,10 +33,11 @@ def finished(run: Run) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: the file is the result of another recipe.
+        DataError: it is damaged.
     """
     if not run.result.exists():
         return None
-    result: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(run.result, ("fingerprint",))
     if result["fingerprint"] != run.fingerprint:
         raise ConfigError(
             f"{run.result} is the result of another recipe: give the row another name, or delete the file"

@@ -35,6 +35,7 @@ from pointcept.utils import device, lock
 from pointcept.utils.checkpoint import save_atomically
 from pointcept.utils.config_options import apply_options
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.faults import guarded
 from pointcept.utils.files import write_text_atomic
 
 logger = logging.getLogger(__name__)
@@ -199,4 +200,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

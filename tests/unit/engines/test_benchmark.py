@@ -199,6 +199,8 @@ def test_memory_counts_from_the_warm_up_on(monkeypatch: pytest.MonkeyPatch) -> N
         (("--iterations", "0"), "iterations and profiled must be at least 1"),
         (("--mode", "distill"), "mode distill applies to none of semantic_kitti/small_student"),
         (("--points", "0"), "a cloud of 0 points"),
+        (("--out", "/proc/x.json"), "--out: cannot write in /proc"),
+        (("--out", "/tmp"), "--out: /tmp is a folder, expected a file"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(more: tuple[str, ...], message: str) -> None:

@@ -122,6 +122,31 @@ def test_setup_refuses_a_file_and_an_earlier_run(tmp_path: Path) -> None:
     default_setup(fakes.make_config(tmp_path), "test")  # to test its weights there is what the folder is for
 
 
+def test_what_a_run_cannot_write_is_found_before_it(tmp_path: Path) -> None:
+    for name in ("models/model", "logs/train.log/x", "best/model/model_best.pth/x", "reports/result"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "r.json").mkdir()
+    for folder, more, words in (
+        ("models", {}, "models/model is a file, expected a folder"),
+        ("logs", {}, r"train\.log is a folder, and the run would write a file"),
+        ("best", {}, r"model_best\.pth is a folder"),
+        ("reports", {}, "reports/result is a file"),
+        ("x" * 300, {}, "save_path: cannot write in .*File name too long"),
+        ("a", {"miou_result_path": "/proc/x/y.json"}, "miou_result_path: cannot write in /proc/x"),
+        ("a", {"miou_result_path": str(tmp_path / "r.json")}, r"r\.json is a folder"),
+        ("/sys/run", {}, "save_path: cannot write in /sys/run"),
+        ("/dev/full", {}, "is a file, expected a folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            default_setup(fakes.make_config(tmp_path / folder, **more))
+    with pytest.raises(ConfigError, match="save_path: got ' ', allowed"):
+        default_setup(fakes.make_config(tmp_path, save_path=" "))
+    default_setup(fakes.make_config(tmp_path / "a", miou_result_path=str(tmp_path / "new" / "r.json")), "test")
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_batches_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert per_process(6, "batch_size") == 6
     monkeypatch.setattr(comm, "world_size", lambda: 4)

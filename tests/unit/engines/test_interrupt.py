@@ -18,7 +18,7 @@ from cuts import in_a_fork
 from pointcept.engines import interrupt
 from pointcept.engines.data import worker_context
 from pointcept.engines.interrupt import HANDLED, Interrupted, Interrupts
-from pointcept.engines.launch import AGAIN, KEYBOARD, exit_code
+from pointcept.engines.launch import AGAIN, INTERRUPTED, exit_code
 from pointcept.utils import comm
 
 
@@ -26,7 +26,7 @@ from pointcept.utils import comm
 def test_the_exit_code_says_who_asked(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     code = exit_code(lambda: signal.raise_signal(number))
-    assert code == (KEYBOARD if number == signal.SIGINT else AGAIN)
+    assert code == (INTERRUPTED if number == signal.SIGINT else AGAIN)
     expected = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     assert capsys.readouterr().err == expected + "\n"
     assert signal.getsignal(number) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -152,8 +153,11 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert raising(FloatingPointError("loss is nan")) == 1
     assert raising(MemoryShortage("out of memory for scan1")) == 2
     assert raising(KeyboardInterrupt()) == 130
-    lines = "error: no such key\nerror: loss is nan\nerror: out of memory for scan1\ninterrupted\n"
-    assert capsys.readouterr().err == lines
+    assert raising(OSError(28, "No space left on device", "/a")) == 2
+    lines = ["no such key", "loss is nan", "out of memory for scan1", "/a: No space left on device: free some space"]
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(
+        [*(f"error: {line}" for line in lines), "interrupted"]
+    )
     with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden
         raising(ZeroDivisionError())
     monkeypatch.setenv("POINTCEPT_TRACEBACK", "1")
@@ -181,13 +185,14 @@ data = dict(
 """
 
 
-def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def tool(name: str, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
     """Run ``tools/<name>`` with the fakes registered."""
     code = f"import sys, runpy; sys.path.insert(0, {str(HERE)!r}); import fakes; sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(REPO / "tools" / name), *arguments]
     env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+    return subprocess.run(command, text=True, env=env, timeout=100, **streams)
 
 
 def test_the_tools_train_and_test(tmp_path: Path) -> None:
@@ -211,3 +216,25 @@ def test_the_tools_train_and_test(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert "batch_size" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def limited() -> None:
+    """No file of more than 12 KB: the log and the events fit, a checkpoint does not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+
+def test_full_disks_and_full_output_leave_one_line_and_nothing_half_written(tmp_path: Path) -> None:
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG.replace("import json\n", "").replace("2, 2, 2, 1", "2, 2, 2, 0"))
+    with open("/dev/full", "w") as full:
+        done = tool("train.py", "--config", str(config), "--options", f"save_path={tmp_path / 'a'}", stdout=full)
+    assert done.returncode == 0
+    assert done.stderr == "standard output: No space left on device: free some space; the log is no longer shown\n"
+    assert (tmp_path / "a" / "result" / "miou_precise.json").exists()
+    assert "Train [2/2] done" in (tmp_path / "a" / "train.log").read_text()
+    run = tmp_path / "b"
+    done = tool("train.py", "--config", str(config), "--options", f"save_path={run}", preexec_fn=limited)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot write {run / 'model' / 'model_last.pth'}: File too large")
+    assert done.stderr.count("\n") == 1
+    assert not list((run / "model").iterdir())

@@ -72,6 +72,19 @@ def test_accumulation_rounds_the_last_group_up() -> None:
     assert plan.total_steps == 2  # 5 batches: 3 + 2
 
 
+def test_a_plan_of_any_length_takes_no_time() -> None:
+    many = 10**18
+    plan = plan_by_steps(10, batch_size=4, max_iter=3 * many, eval_epoch=many, accumulation=2)
+    last = plan.epochs[-1]
+    assert (len(plan.epochs), plan.total_steps, plan.first_step(many - 1)) == (many, 3 * many, 3 * many - 3)
+    assert (last.start, last.stop, last.steps) == ((3 * many - 3) * 8, 3 * many * 8, 3)
+    plan = plan_by_epochs(10, batch_size=4, epoch=2 * many, eval_epoch=many)
+    assert (plan.total_steps, plan.epochs[-1].start, plan.epochs[-1].stop) == (5 * many, 20 * many - 20, 20 * many)
+    assert [epoch.start for epoch in plan.epochs[1:3]] == [20, 40]
+    with pytest.raises(IndexError):
+        plan.epochs[many]
+
+
 def test_plan_by_steps_runs_on_without_dropping() -> None:
     plan = plan_by_steps(10, batch_size=4, max_iter=7, eval_epoch=3)
     assert [(e.start, e.stop, e.steps) for e in plan.epochs] == [(0, 8, 2), (8, 16, 2), (16, 28, 3)]

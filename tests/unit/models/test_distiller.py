@@ -463,6 +463,15 @@ def test_a_flipped_bit_in_a_cached_file_is_seen(counted, batch, tmp_path, caplog
     assert re.search(r"computing a scan again: .*b\.pth .* is damaged: record 'archive/data/0' changed", caplog.text)
 
 
+def test_a_cache_that_cannot_be_written_ends_no_training(counted, batch, tmp_path, caplog):
+    model, calls = counted([{"type": "KLDLoss"}])
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    both = named(batch, "a", "b")
+    assert seen(model, both) == seen(model, both)
+    assert len(calls) == 2
+    assert caplog.text.count("teacher_cache: nothing more is written to") == 1
+
+
 def model_config(model):
     """A teacher with other weights: one more block."""
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -46,6 +47,35 @@ def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
     save_atomically({"x": torch.zeros(2)}, path)
     assert read_checkpoint(path)["x"].sum() == 0
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write .*file/a\.pth: (Not a directory|File exists); an earlier"):
+        save_atomically({}, tmp_path / "file" / "a.pth")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot write .*folder\.pth: Is a directory"):
+        save_atomically({}, tmp_path / "folder.pth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.pth"]
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path, what in (
+        (tmp_path / "pipe.pth", "a pipe, a device or a socket"),
+        (Path("/dev/zero"), "a pipe"),
+        (tmp_path / "folder.pth", "a folder"),
+    ):
+        with pytest.raises(CheckpointError, match=f"is {what}.*expected a file"):
+            read_checkpoint(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_atomically({}, tmp_path / "a.pth")
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a.pth"))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(CheckpointError, match=r"a\.pth cannot be read: Permission denied"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

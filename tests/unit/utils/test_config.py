@@ -411,3 +411,95 @@ def test_config_survives_a_spawned_process(write: Write, tmp_path: Path) -> None
         [sys.executable, "-c", code, str(tmp_path / "cfg.pkl")], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "2"
+
+
+# --- what a file can be --------------------------------------------------------------------------
+
+SUM = "+".join(["1"] * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x = '\xe9'\n", "is no Python source in UTF-8"),
+        (b"\n\n\nx = '\xe9'\n", "is no Python source in UTF-8, or in what its coding line names: 'utf-8' codec"),
+        (b"# -*- coding: nonsense -*-\n", "unknown encoding: nonsense"),
+        (MINIMAL.encode("utf-16"), "is no Python source in UTF-8"),
+        (b"x = '\0'\n", "SyntaxError|no Python source"),
+        (bytes(range(256)), "no Python source"),
+        (b"#" * (2**24 + 1), "has 16777217 bytes, expected at most 16777216"),
+        (b"import sys\nsys.exit(0)\n", r"a\.py:2: SystemExit: 0"),
+        (b"raise GeneratorExit('x')\n", r"a\.py:1: GeneratorExit: x"),
+        (b"def f(): return f()\nf()\n", r"a\.py:1: RecursionError"),
+        (b"raise MemoryError\n", r"a\.py:1: MemoryError"),
+        (b"class E(Exception):\n    def __str__(self): return 1 / 0\nraise E\n", r"a\.py:3: E: \(no message\)"),
+        (b"return 3\n", "'return' outside function"),
+        (b"x = " + b"[" * 5000 + b"]" * 5000, "SyntaxError: too many nested|nested too deep"),
+        (f"x = {SUM}\n".encode(), "nested too deep|RecursionError"),
+        (b"a = []\na.append(a)\n", r"a\.py: a: got a list that contains itself"),
+        (b"model = {}\nmodel['x'] = [(model,)]\n", r"a\.py: model: got a dict that contains itself"),
+        (b"_a = []\n_a.append(_a)\nhooks = _a\n", r"a\.py: hooks: got a list that contains itself"),
+        (b"x = 0\nfor _ in range(5000): x = [x]\n", r"a\.py: x: is nested deeper than 100"),
+        (b"x = [0] * 10\nfor _ in range(9): x = [x] * 10\n", r"a\.py: x: has more than 1000000 values"),
+        (b"_base_ = ['b\\0.py']\n", "null byte"),
+        (b"_base_ = ['%s.py']\n" % (b"x" * 300), "File name too long"),
+        (b"_base_ = ['folder.py']\n", r"folder\.py, which is a _base_ of .*a\.py: is a folder"),
+        (MINIMAL.encode() + b"save_path = 'a\\0b'\n", r"save_path: got 'a\\x00b', allowed: a string without"),
+        (MINIMAL.encode() + b"epoch = 10**6000\n", "epoch: got an int of 19932 bits"),
+        (MINIMAL.encode() + b"seed = 10**22\n", "seed: got an int of 74 bits, allowed: below 2"),
+        (MINIMAL.encode() + b"seed = -1\n", "seed: got -1"),
+        (MINIMAL.encode() + b"batch_size = 10**9\n", "batch_size: got 1000000000 .*at most 65536"),
+        (MINIMAL.encode() + b"num_worker = 10**6\n", "num_worker: got 1000000 .*at most 4096"),
+        (MINIMAL.encode() + b"num_worker = -1\n", "num_worker: got -1"),
+    ],
+)
+def test_a_file_that_cannot_be_a_config_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "folder.py").mkdir()
+    path = tmp_path / "a.py"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        Config.fromfile(path)
+    assert "a.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_files_are_configs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "file.py").touch()
+    for name, words in (
+        ("pipe.py", "is a pipe, a device or a socket"),
+        ("zero.py", "is a pipe, a device or a socket"),
+        ("loop.py", "symbolic links"),
+        ("folder.py", "is a folder"),
+        ("file.py/a.py", "no config file"),
+        ("x" * 300 + ".py", "File name too long"),
+    ):
+        assert words in message_of(tmp_path / name)
+
+
+def test_a_file_is_read_as_python_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode() + "save_path = 'K\u00f6ln'\n".encode())
+    assert Config.fromfile(path).save_path == "K\u00f6ln"
+    path.write_bytes(b"# -*- coding: latin-1 -*-\r\n" + MINIMAL.encode() + b"save_path = 'K\xf6ln'\n")
+    assert Config.fromfile(path).save_path == "K\u00f6ln"
+
+
+def test_a_tower_of_bases_ends(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"c{number}.py").write_text(f"_base_ = 'c{number + 1}.py'\n")
+    (tmp_path / "c60.py").write_text(MINIMAL)
+    assert "more than 50 configs stand on each other" in message_of(tmp_path / "c0.py")
+    assert Config.fromfile(tmp_path / "c30.py").data.num_classes == 3
+    (tmp_path / "here").symlink_to(".")
+    (tmp_path / "again.py").write_text("_base_ = 'here/again.py'\n")
+    assert "goes in a circle" in message_of(tmp_path / "again.py")
+
+
+def test_values_that_cannot_be_compared_differ(write: Write) -> None:
+    arrays = "import numpy as np\nlr = np.zeros(3)\n"
+    path = write(a=arrays, b=arrays, c=f"_base_ = ['a.py', 'b.py']\n{MINIMAL}")
+    assert "its bases disagree on 'lr'" in message_of(path)

@@ -111,3 +111,8 @@ def test_data_root_moves_the_data_sets_that_used_it(tmp_path: Path) -> None:
     assert Config.fromfile(path).data == {"train": {"data_root": "/new"}, "val": {"data_root": "/mine"}, "names": []}
     cfg = Config.fromfile(path, parse_options(["data_root=/cli", "data.val.data_root=/val"]))
     assert (cfg.data_root, cfg.data.train.data_root, cfg.data.val.data_root) == ("/cli", "/cli", "/val")
+
+
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nested too deep"):
+        parse_options(["model=" + "[" * 1100 + "x" + "]" * 1100])

@@ -25,6 +25,7 @@ from pointcept.datasets.preprocessing.nuscenes.info import Info, build_info, com
 from pointcept.datasets.preprocessing.nuscenes.splits import VERSION_SPLITS, scenes_by_split
 from pointcept.datasets.preprocessing.nuscenes.tables import NuScenesTables
 from pointcept.utils.errors import DataError
+from pointcept.utils.faults import guarded
 
 logger = logging.getLogger("preprocess_nuscenes_info")
 
@@ -113,4 +114,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -31,6 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pointcept.datasets.preprocessing.waymo import protos
 from pointcept.datasets.preprocessing.waymo.convert import SPLITS, SegmentReport, convert_segment, segment_context
 from pointcept.utils.errors import DataError
+from pointcept.utils.faults import guarded
 
 logger = logging.getLogger("preprocess_waymo")
 
@@ -167,4 +168,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

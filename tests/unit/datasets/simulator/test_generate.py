@@ -166,12 +166,12 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_command_line_says_what_is_wrong(kitti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(kitti)]) == 1
+    assert main(["--out", str(kitti)]) == 2
     assert "not empty" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
-    assert main(["--out", str(tmp_path), "--resume"]) == 1
+    assert main(["--out", str(tmp_path), "--resume"]) == 2
     assert "not made by this generator" in capsys.readouterr().err
-    assert main(["--out", str(kitti), "--report", str(tmp_path)]) == 1
+    assert main(["--out", str(kitti), "--report", str(tmp_path)]) == 2
     assert "no labelled scans" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--scenes", "train:4"])
