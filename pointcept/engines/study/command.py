@@ -37,7 +37,8 @@ def study_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Scene cross-validation of the rows of a study.",
         epilog=f"exit codes: 0 all runs are finished, {AGAIN} the time is over, or a scheduler has asked to stop, and "
-        f"runs are left, {FAILED} runs have failed, {USER_ERROR} something is wrong with the study, {INTERRUPTED} Ctrl-C",
+        f"runs are left, {FAILED} runs have failed, {USER_ERROR} something is wrong with the study, "
+        f"{INTERRUPTED} Ctrl-C",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="study file")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows only, and their teachers")
