@@ -14,7 +14,7 @@ import torch
 from tests.faults.case import Broken
 from tests.faults.process import LIMIT, Conditions, Ending, Running, Then
 from tests.faults.trigger import Moment
-from tests.faults.world import World
+from tests.faults.world import FLAGS, World
 
 Act = Callable[[Running, int], Any]
 
@@ -91,7 +91,7 @@ class Stage:
     def weight(self, recipe: str = "student") -> Path:
         """Trained weights of a recipe, a copy that the case may damage."""
         path = self.folder / f"{recipe}.pth"
-        if not path.exists():
+        if not os.path.lexists(path):
             shutil.copy(self.world.whole(recipe) / "model" / "model_best.pth", path)
         return path
 
@@ -116,6 +116,7 @@ class Stage:
 
     def train(self, *options: str, flags: tuple[str, ...] = (), **conditions: Any) -> Ending:
         """Train."""
+        flags = (*FLAGS.get(self.recipe, ()), *flags)
         return self.call("train", *self.command(*options, flags=flags), **conditions)
 
     def resume(self, *options: str, **conditions: Any) -> Ending:

@@ -19,6 +19,17 @@ EPOCH_STEPS = TRAIN_SCANS // BATCH
 STEPS = EPOCHS * EPOCH_STEPS
 """Optimizer steps of a recipe that says nothing else."""
 
+NETWORK = """
+_network = dict(
+    backbone_out_channels=8,
+    backbone=dict(
+        stride=(2,), enc_depths=(1, 1), enc_channels=(8, 8), enc_num_head=(1, 1), enc_patch_size=(32, 32),
+        dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,), dec_patch_size=(32,), drop_path=0.1,
+    ),
+)
+"""
+"""The smallest PT-v3m1, as the variable ``_network`` of a config."""
+
 _COMMON = f"""
 num_worker = 0
 seed = 3
@@ -27,14 +38,7 @@ epoch = {EPOCHS}
 eval_epoch = {EPOCHS}
 log_freq = 2
 data = dict(train=dict(sequences=[0]), test=dict(test_cfg=dict(aug_transform=[[]])))
-_network = dict(
-    backbone_out_channels=8,
-    backbone=dict(
-        stride=(2,), enc_depths=(1, 1), enc_channels=(8, 8), enc_num_head=(1, 1), enc_patch_size=(32, 32),
-        dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,), dec_patch_size=(32,), drop_path=0.1,
-    ),
-)
-_keys = ("coord", "strength", "segment")
+{NETWORK}_keys = ("coord", "strength", "segment")
 _formatting = [
     dict(type="GridSample", grid_size=0.4, mode="train", return_grid_coord=True, keys=_keys), dict(type="ToTensor"),
     dict(type="Collect", keys=("coord", "grid_coord", "segment"), feat_keys=("coord", "strength")),
@@ -83,8 +87,12 @@ RECIPES: dict[str, tuple[str, str]] = {
     "bfloat16": ("small_student", _STUDENT + "enable_amp = True\namp_dtype = 'bfloat16'\n"),
     "spunet": ("small_student", _SPUNET),
     "often": ("small_student", _STUDENT + _OFTEN),
+    "two": ("small_student", _STUDENT + "sync_bn = False\nbatch_size_val = 2\nbatch_size_test = 2\n"),
 }
 """All of them take ``STEPS`` optimizer steps in ``EPOCHS`` evaluation epochs."""
+
+FLAGS: dict[str, tuple[str, ...]] = {"two": ("--num-gpus", "2")}
+"""More arguments of ``train.py`` for a recipe."""
 
 
 def write_data(root: Path) -> None:
@@ -144,7 +152,7 @@ class World:
         self.prepare(recipe)
         config = folder / "config.py"
         config.write_text(self.recipe(recipe, self.data, folder / "cache"))
-        arguments = ["--config", str(config), "--options", f"save_path={folder / 'run'}"]
+        arguments = ["--config", str(config), *FLAGS.get(recipe, ()), "--options", f"save_path={folder / 'run'}"]
         ending = Running("train", arguments, folder / "tool", Conditions(moment=moment), _kill).wait()
         expected = -signal.SIGKILL if ending.reached else 0
         assert ending.code == expected, f"{recipe} does not run undisturbed: {ending.said[-2000:]}"

@@ -52,6 +52,8 @@ def resumed_with(damage: Callable[[Path], Any], *options: str, recipe: str = "st
 
 
 def _same_content(path: Path, before: dict[str, Any]) -> bool:
+    if not path.is_file():
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None and not list(records.differences(records.checkpoint(path), before))
@@ -102,6 +104,10 @@ def _zip_of_text(path: Path) -> None:
         archive.writestr("readme.txt", "no weights")
 
 
+def _tested(damage: Callable[[Path], Any]) -> Step:
+    return lambda stage: (damage(stage.weight()), stage.test())
+
+
 STRANGERS: dict[str, Callable[[Path], Any]] = {
     "a text": lambda path: path.write_text("no weights"),
     "zeros": lambda path: path.write_bytes(bytes(5000)),
@@ -119,7 +125,7 @@ for _what, _make in STRANGERS.items():
     fault("B", f"resume: model_last.pth is {_what}", resumed_with(_replace(_make)), equals_or_refused("model_last.pth"))
     fault(
         "B", f"test: the weight file is {_what}",
-        lambda stage, make=_make: (_replace(make)(stage.weight()), stage.test()), refused("student.pth"),
+        _tested(_replace(_make)), refused("student.pth"),
     )  # fmt: skip
 fault("B", "resume: model_last.pth must not be read", resumed_with(make_unreadable), equals_or_refused("model_last.pth"))
 
@@ -276,10 +282,6 @@ fault("B", "resume: run folder and data at other places", moved, equals_whole)
 
 
 # --- weights to start from, to test, and of a teacher ---
-
-
-def _tested(damage: Callable[[Path], Any]) -> Step:
-    return lambda stage: (damage(stage.weight()), stage.test())
 
 
 def _started(damage: Callable[[Path], Any]) -> Step:

@@ -76,6 +76,8 @@ def on_a_disk(change: Any, moment: Moment | None, *words: str) -> Step:
             stage.interrupted(moment, act)
         told(*words)(stage)
         linux.remount(stage.run, MENDED)
+        for path in (stage.run, *(path for path in stage.run.rglob("*") if path.is_dir())):
+            path.chmod(0o700)
         if stage.ending.code != OK:
             stage.resume()
 
@@ -91,9 +93,9 @@ def _full(folder: Any) -> None:
     linux.remount(folder, f"size={used + 4096}")
 
 
-def _busy_read_only(folder: Any) -> None:
-    """A file system with open files does not turn read-only; a device that fails does: nothing can be opened."""
-    for path in (folder, folder / "model"):
+def _closed(folder: Any) -> None:
+    """A file system with open files does not turn read-only, so rights are taken instead."""
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         path.chmod(0o500)
 
 
@@ -109,8 +111,8 @@ fault("C", "the disk is read-only from the beginning", on_a_disk(_read_only, Non
       mounts=True, quick=True)  # fmt: skip
 for _when, _moment in MOMENTS.items():
     fault("C", f"the disk is full {_when}", on_a_disk(_full, _moment, FULL), equals_whole_numbers, mounts=True)
-    fault("C", f"rights to the folders are gone {_when}", on_a_disk(_busy_read_only, _moment, "permission|cannot write"),
-          lambda stage: None, mounts=True)  # fmt: skip
+    fault("C", f"rights to the folders are gone {_when}", on_a_disk(_closed, _moment, "permission|cannot write"),
+          equals_whole_numbers, mounts=True)  # fmt: skip
 
 
 # --- calls of the system that fail from the n-th on; then they work again ---
