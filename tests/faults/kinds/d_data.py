@@ -59,7 +59,6 @@ SCAN: dict[str, tuple[Damage, str]] = {
     "has a point less than labels": (lambda path: os.truncate(path, path.stat().st_size - 16), "labels"),
     "is empty": (lambda path: os.truncate(path, 0), "empty"),
     "is a text": (lambda path: path.write_text("no points, no points at all"), "000002.bin"),
-    "is not there": (Path.unlink, "000002"),
     "is a folder": (_folder, "000002.bin"),
     "is a named pipe": (_pipe, "000002.bin"),
     "is a link to itself": (_loop, "000002.bin"),
@@ -108,6 +107,8 @@ for _what in ("is cut in the middle of a point", "has NaN in x", "has strength 1
     _damage, _word = SCAN[_what]
     fault("D", f"with a loading process: a training scan {_what}", with_damaged(_damage, num_worker=1), refused("000002", _word))
 
+
+fault("D", "a training scan is not there", with_damaged(Path.unlink), succeeded, said("5 scans"))
 
 # --- validation: the training that came before is kept ---
 
@@ -163,6 +164,7 @@ def in_the_middle(damage: Damage, *words: str) -> Step:
     return inject
 
 
+SCAN["is not there"] = (Path.unlink, "000002")
 for _what in ("is not there", "is cut in the middle of a point", "is empty", "has NaN in x", "must not be read"):
     fault("D", f"from the second epoch on a training scan {_what}", in_the_middle(SCAN[_what][0]), equals_whole_numbers)
 

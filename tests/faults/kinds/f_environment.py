@@ -80,7 +80,6 @@ fault("F", "save_path has 5000 letters", lambda stage: at(str(stage.folder) + "/
 fault("F", "save_path lies in /proc", at("/proc/run"), refused("/proc/run", codes=FAILED))
 fault("F", "save_path lies in /dev/null", at("/dev/null/run"), refused("/dev/null", codes=FAILED))
 fault("F", "save_path is empty", lambda stage: stage.train("save_path=''"), refused("save_path"))
-fault("F", "save_path is a number", lambda stage: stage.train("save_path=5"), refused("save_path"))
 
 
 def _linked(target: str) -> Callable[[Stage], Any]:
