@@ -6,11 +6,12 @@ import os
 import resource
 import signal
 import socket
+import threading
 from pathlib import Path
 
 from tests.faults import linux
 from tests.faults.case import Broken, Step, fault
-from tests.faults.process import Ending, Running
+from tests.faults.process import Running
 from tests.faults.promises import (
     AGAIN,
     INTERRUPTED,
@@ -89,17 +90,20 @@ def stopped_worker(stage: Stage) -> None:
 
 def _wakes_after_word(stage: Stage, running: Running, who) -> None:
     """Wait for the word of a watchdog while some processes stand still, let them go on, and wait for the end."""
-    ends: list[Ending] = []
-    child = os.fork()
-    if child == 0:  # the moment has to be served while the output is watched
-        heard = linux.wait_for(lambda: any(word in running.text().lower() for word in ("waiting", "stands still", "no batch")), WATCH)
+    heard: list[bool] = []
+
+    def watch() -> None:
+        words = ("waiting", "stands still", "no batch")
+        heard.append(linux.wait_for(lambda: any(word in running.text().lower() for word in words), WATCH))
         for pid in who():
-            os.kill(pid, signal.SIGCONT)
-        os._exit(0 if heard else 1)
-    ends.append(stage.end(running, WATCH + 60))
-    _, status = os.waitpid(child, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise Broken("hung", f"not a word within {WATCH:.0f} s: {ends[0].said[-300:]}")
+            running.send(signal.SIGCONT, pid)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    stage.end(running, WATCH + 60)
+    watcher.join()
+    if not all(heard):
+        raise Broken("hung", f"not a word within {WATCH:.0f} s: {stage.ending.said[-300:]}")
 
 
 fault("E", "loading processes are stopped, then go on", stopped_worker, equals_whole_numbers)
