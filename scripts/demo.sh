@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}
 data=${2:-}
-results=${3:-exp/demo}
+results=${3:-exp/demo/$(date +%Y-%m-%d_%H%M%S)} # a demo shows it from the beginning, and replaces none
 # Threads that spin while they wait slow each other down where other programs run too; large tensors use huge pages.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} THP_MEM_ALLOC_ENABLE=${THP_MEM_ALLOC_ENABLE:-1}
 

@@ -9,7 +9,7 @@ usage: sh scripts/train.sh -d DATASET -c CONFIG [-n NAME] [-g GPUS] [-w WEIGHT] 
   -n NAME      results go to exp/DATASET/NAME (default: debug)
   -g GPUS      of this machine (default: 1)
   -w WEIGHT    weight file to start from
-  -r true      go on with exp/DATASET/NAME, with the config of that run; -c and -w are not needed
+  -r true      go on with exp/DATASET/NAME, with the config of that run; where there is none yet, -c and -w begin it
   -p PYTHON    interpreter (default: python)
   -m MACHINES  (default: 1); each has its number in SLURM_NODEID or MACHINE_RANK, and DIST_URL=tcp://HOST:PORT
 TEXT
@@ -35,7 +35,8 @@ shift $((OPTIND - 1))
 run=exp/$dataset/$name
 file=configs/$dataset/$config.py
 case $resume in
-  true | True) file=$run/config.py weight=$run/model/model_last.pth ;;
+  true | True)
+    if [ -f "$(dirname "$0")/../$run/config.py" ]; then file=$run/config.py; else [ -n "$config" ] || usage; fi ;;
   false | False) [ -n "$config" ] || usage ;;
   *) usage ;;
 esac

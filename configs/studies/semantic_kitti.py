@@ -15,6 +15,11 @@ rows = dict(
     kld=dict(config=f"{_kitti}/distill_kld.py", teacher="teacher"),
     full=dict(config=f"{_kitti}/distill_full.py", teacher="teacher"),
     seg_fast=dict(config=f"{_kitti}/student.py", options=_fast),
+    seg_polar=dict(
+        config=f"{_kitti}/student_mixed.py",
+        options={**_fast, "data.train.transform.0.p": 0.0, "data.train.transform.2.p": 0.0},
+    ),
+    seg_mixed=dict(config=f"{_kitti}/student_mixed.py", options=_fast),
     kld_fast=dict(config=f"{_kitti}/distill_kld.py", teacher="teacher", options=_fast),
     full_fast=dict(config=f"{_kitti}/distill_full.py", teacher="teacher", options=_fast),
 )

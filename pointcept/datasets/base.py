@@ -298,8 +298,9 @@ class BaseDataset(Dataset):
             DataError: it cannot be read; :func:`~.transform.points.check_scan` refuses it; or a strength is outside
                 ``STRENGTH_RANGE``, or a label is neither a class nor ``ignore_index``.
         """
-        sample = check_scan(self.get_data(idx))
+        sample = self.get_data(idx)
         try:
+            sample = check_scan(sample)
             if "strength" in sample:
                 check_strength(sample["strength"], self.STRENGTH_RANGE, type(self).__name__)
             if "segment" in sample:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pointcept.engines import run_folder
 from pointcept.engines.defaults import argument_parser, config_from_args, default_setup
 from pointcept.engines.launch import launch
 from pointcept.engines.preflight import check_training
@@ -84,7 +85,7 @@ def ablation_main(args: argparse.Namespace) -> None:
     for row, seed, run in plan:
         result = finished(run)
         if result is None:
-            run.resume = (Path(run.save_path) / "model" / "model_last.pth").exists()
+            run.resume = bool(run_folder.kept(Path(run.save_path) / "model"))
             launch(train_and_record, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, run)
             close_logging()
             result = finished(run)
@@ -154,7 +155,14 @@ def finished(run: Config) -> dict[str, Any] | None:
 
 def train_and_record(run: Config) -> None:
     """Train in this process, evaluate the last weights and write the result, rank 0 last of all."""
-    default_setup(run, "train")
+    try:
+        default_setup(run, "train")
+        _train_and_record(run)
+    finally:
+        run_folder.release(run)
+
+
+def _train_and_record(run: Config) -> None:
     start = time.perf_counter()
     trainer = build_trainer(run)
     trainer.train()

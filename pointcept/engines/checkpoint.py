@@ -1,15 +1,23 @@
-"""What a training run saves, and how it goes on from it."""
+"""What a training run saves, and how it goes on from it.
+
+A run writes ``model_last.pth`` before each evaluation, after it, and every few minutes in between; what was there
+becomes ``model_previous.pth`` (``run_folder.kept`` lists both, the newest first). ``model_best.pth`` is written before
+the ``model_last.pth`` that knows of it: whenever a run is killed, it goes on from a state that will write the best
+again, or from one whose best weights are there.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from pointcept.engines import run_folder
 from pointcept.engines.sampler import draw_seed
 from pointcept.models import deployable
 from pointcept.utils import comm
@@ -25,8 +33,10 @@ from pointcept.utils.checkpoint import (
 from pointcept.utils.device import random_state, seed_everything, set_random_state
 from pointcept.utils.env import package_versions
 from pointcept.utils.errors import CheckpointError
+from pointcept.utils.files import copy_atomically
 
 if TYPE_CHECKING:
+    from pointcept.engines.hooks.base import HookBase
     from pointcept.engines.train import DefaultTrainer
 
 __all__ = ["FORMAT", "export_weights", "load_weights", "restore", "save", "snapshot"]
@@ -62,17 +72,22 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
     Returns:
         ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
         than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (one
-        per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``config``,
-        ``versions``, ``format``.
+        per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``best_iteration``
+        (where it was reached), ``hooks`` (what they carry on, by type), ``files`` (how far the log has come, see
+        ``run_folder.extent``), ``config``, ``versions``, ``format``.
     """
     network = trainer.network
     state = random_state()
+    trainer.writer.flush()
     content: dict[str, Any] = {
         "format": FORMAT,
         "state_dict": deployable(network).state_dict(),
         "epoch": trainer.epoch + 1 if epoch_done else trainer.epoch,
         "iteration": trainer.iteration,
         "best_metric": trainer.best_metric,
+        "best_iteration": trainer.best_iteration,
+        "hooks": {name: hook.carried() for name, hook in named_hooks(trainer.hooks)},
+        "files": run_folder.extent(Path(trainer.cfg.save_path)),
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.scaler.state_dict(),
@@ -85,6 +100,17 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool
     if deployable(network) is not network:
         content["model_state"] = network.state_dict()
     return content
+
+
+def named_hooks(hooks: Sequence[HookBase]) -> list[tuple[str, HookBase]]:
+    """Hooks by type; one that occurs again gets a number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for hook in hooks:
+        name = type(hook).__name__
+        seen[name] += 1
+        named.append((name if seen[name] == 1 else f"{name} {seen[name]}", hook))
+    return named
 
 
 def _check_finite(content: Mapping[str, Any]) -> None:
@@ -131,9 +157,23 @@ def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collecti
     content = snapshot(trainer, epoch_done, collective)
     _check_finite(content)
     if comm.is_main_process():
-        save_atomically(content, path)
+        last = path.name == run_folder.LAST
+        save_atomically(content, path, run_folder.previous(path.parent, trainer.keep_last) if last else ())
     if collective:
         comm.barrier()
+
+
+def holds_a_run(path: Path) -> bool:
+    """Whether a file holds the state of a training, not weights alone.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return _is_state(read_checkpoint(path))
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and "sampler" in content and "optimizer" in content
 
 
 def restore(trainer: DefaultTrainer, path: str | Path) -> None:
@@ -150,7 +190,7 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
         content = read_checkpoint(path, foreign=False)
     except CheckpointError as error:
         raise CheckpointError(f"cannot resume: {error}") from error
-    if not isinstance(content, Mapping) or "sampler" not in content or "optimizer" not in content:
+    if not _is_state(content):
         raise CheckpointError(
             f"{path} holds no training state of this package (weights only?): leave out resume=True to start from "
             "its weights"
@@ -173,12 +213,42 @@ def restore(trainer: DefaultTrainer, path: str | Path) -> None:
     trainer.epoch = content["epoch"]
     trainer.iteration = content["iteration"]
     trainer.best_metric = content["best_metric"]
+    trainer.best_iteration = content.get("best_iteration", 0)
     states = content["random"]
     if len(states) == comm.world_size():
         set_random_state(states[comm.rank()])
     else:
         seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
+    trainer.carried = content.get("hooks", {})
+    own = Path(path).resolve().parent == trainer.folder.resolve()
+    if own and comm.is_main_process():
+        run_folder.rewind(Path(trainer.cfg.save_path), content.get("files", {}))
+    if Path(path).resolve() == (trainer.folder / run_folder.LAST).resolve():
+        trainer.saved = trainer.iteration
+    else:
+        _find_best(trainer, Path(path))
     logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
+
+
+def _find_best(trainer: DefaultTrainer, path: Path) -> None:
+    """Have the best weights in the run's folder as ``path``, which is not its last state, knows them, or say so."""
+    best = trainer.folder / run_folder.BEST
+    if trainer.best_metric == float("-inf"):
+        return
+    found = False
+    if comm.is_main_process():
+        places = [place for place in (best, path, path.with_name(run_folder.BEST)) if place.exists()]
+        source = next((p for p in places if read_checkpoint(p).get("iteration") == trainer.best_iteration), None)
+        found = source is not None
+        if source is not None and source != best:
+            copy_atomically(source, best)
+    if not comm.broadcast_object(found):
+        logger.warning(
+            "the weights of the best evaluation so far (iteration %d) are in no file beside %s: the best is looked for "
+            "from here on",
+            *(trainer.best_iteration, path),
+        )
+        trainer.best_metric, trainer.best_iteration = float("-inf"), 0
 
 
 def _check_plan(trainer: DefaultTrainer, content: Mapping[str, Any], path: str | Path) -> None:

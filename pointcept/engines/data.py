@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -19,6 +21,7 @@ from pointcept.datasets import collate_fn, point_collate_fn
 from pointcept.datasets.base import Draw
 from pointcept.datasets.concat import LABELS
 from pointcept.datasets.reading import check_labels
+from pointcept.engines.interrupt import HANDLED, undisturbed
 from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
 from pointcept.utils.device import device_count, random_state, set_random_state
@@ -169,10 +172,19 @@ def first(samples: Sequence[Any]) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the workers are ended by the main process,
+    # A signal reaches every process of the terminal or the job; the workers are ended by the main process,
     # which wants to finish its step and save.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # torch's own watch looks at the process that forked this one: the server, which lives as long as its workers.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def worker_context() -> BaseContext:
@@ -189,7 +201,10 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # The script is imported once in the server; otherwise each worker would import it again.
     context.set_forkserver_preload(["__main__", __name__])
-    forkserver.ensure_running()
+    with undisturbed():
+        resource_tracker.ensure_running()
+    with undisturbed():  # anew: starting the tracker lets some signals through again
+        forkserver.ensure_running()
     return context
 
 
@@ -209,6 +224,8 @@ class Loader(DataLoader):
         iterator, self._iterator = self._iterator, None
         if iterator is not None and self.num_workers:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in iterator._workers:  # type: ignore[attr-defined]
+                worker.kill()  # one that hangs; it ignores gentler signals
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()

@@ -13,6 +13,7 @@ from typing import Any
 # Models and data sets for their registries: a config is checked against everything registered.
 import pointcept.datasets
 import pointcept.models  # noqa: F401
+from pointcept.engines import run_folder
 from pointcept.engines.data import per_process
 from pointcept.engines.preflight import check_test, check_training
 from pointcept.engines.test import build_tester
@@ -22,7 +23,7 @@ from pointcept.utils import comm
 from pointcept.utils.config import Config, parse_options, validate_config
 from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
-from pointcept.utils.env import write_environment
+from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.logging import setup_logging
 
@@ -104,8 +105,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 def default_setup(cfg: Config, job: str = "train") -> None:
     """Prepare this process: config tried, backends chosen, log open, generators seeded, the run's facts on disk.
 
-    ``train`` writes ``config.py``, ``environment.json`` and ``train.log`` into ``save_path``;
-    ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
+    ``train`` takes ``save_path`` for this process until ``run_folder.release``, and writes ``config.py``,
+    ``environment.json`` and ``train.log`` into it; those of a run that is gone on with stay until that is known to
+    be possible. ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
     later test leaves the record of the training as it is.
 
     Args:
@@ -115,7 +117,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 
     Raises:
         ConfigError: a wrong value or a contradiction in the config (see ``preflight``), a batch size that the
-            processes cannot share, a ``backend`` that does not exist, or a ``save_path`` that is a file.
+            processes cannot share, a ``backend`` that does not exist, or a ``save_path`` that is a file, is in use,
+            or holds a run that ``resume`` does not ask to go on with.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
     (check_training if job == "train" else check_test)(cfg)
@@ -130,16 +133,17 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         record.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"save_path={cfg.save_path} is a file, expected a folder") from None
-    setup_logging(folder, f"{job}.log", resume=cfg.resume)
+    if job == "train":
+        setup_logging()  # the terminal alone, until the folder is ours
+        run_folder.claim(cfg)
+    setup_logging(folder, f"{job}.log", resume=cfg.resume or job == "train")
     if cfg.seed is None:
         resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
         cfg.seed = comm.broadcast_object(secrets.randbelow(2**31) if resumed is None else resumed)
     seed_everything(cfg.seed + comm.rank(), cfg.deterministic)
     if comm.is_main_process():
-        if job == "train" and not cfg.resume and (folder / "model" / "model_last.pth").exists():
-            logger.warning("%s holds an earlier run, which this one overwrites (resume=True goes on with it)", folder)
-        cfg.dump(record / "config.py")
-        facts = write_environment(record / "environment.json", cfg.seed)
+        goes_on = job == "train" and cfg.resume  # then CheckpointLoader writes it
+        facts = collect_environment(cfg.seed) if goes_on else run_folder.write_record(cfg, record)
         logger.info(
             "pointcept %s, torch %s, commit %s%s, seed %d, results in %s",
             *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
@@ -151,9 +155,10 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 def recorded_seed(cfg: Config) -> int | None:
     """The seed of the run that ``cfg`` resumes, from its ``environment.json``; ``None`` where none is recorded.
 
-    The run is the one that ``cfg.weight`` (``<run>/model/<name>.pth``) belongs to, or that of ``save_path``.
+    The run is the one that it goes on with (``<run>/model/<name>.pth``), or one that has not come to a checkpoint.
     """
-    run = Path(cfg.weight).parent.parent if cfg.weight else Path(cfg.save_path)
+    point = run_folder.resume_point(cfg)
+    run = point.parent.parent if point is not None else Path(cfg.save_path)
     try:
         seed = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("seed")
     except (OSError, ValueError):
@@ -166,12 +171,16 @@ def train_main(cfg: Config) -> None:
 
     Raises:
         ConfigError, DataError, CheckpointError, FloatingPointError: see the trainer.
+        Interrupted: a signal; what is done is saved.
     """
     if cfg.test_only:
         test_main(cfg)
         return
-    default_setup(cfg, "train")
-    build_trainer(cfg).train()
+    try:
+        default_setup(cfg, "train")
+        build_trainer(cfg).train()
+    finally:
+        run_folder.release(cfg)
 
 
 def test_main(cfg: Config) -> None:

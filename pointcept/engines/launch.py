@@ -1,9 +1,13 @@
-"""Starting the processes of a run, and turning its errors into one line and an exit code."""
+"""Starting the processes of a run, and turning its errors into one line and an exit code.
+
+docs/reliability.md has the table of exit codes for users; the constants here are what it says.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -13,11 +17,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessException
 
+from pointcept.engines.interrupt import Interrupted, Interrupts
 from pointcept.utils import device
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE = 1
+"""A loss, a trained weight or a score is no number."""
+USER_ERROR = 2
+"""A config, data or a weight file is wrong, or the machine refuses: one line says what."""
+AGAIN = 75
+"""A scheduler's signal; what is done is saved, the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+KEYBOARD = 130
+"""Ctrl-C; what is done is saved, the same command goes on."""
+
+CODES = {AGAIN: int(signal.SIGTERM), KEYBOARD: int(signal.SIGINT)}
+"""Exit codes of processes that a signal has stopped, and a signal that stands for it."""
+GRACE = 5.0
+"""Seconds that the processes of a run have to end by themselves once one of them has."""
 
 USER_ERRORS: dict[str, type[Exception]] = {
     "ConfigError": ConfigError,
@@ -63,13 +83,32 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     arguments = (main, num_gpus, num_gpus * num_machines, machine_rank, dist_url, cfg, errors)
+    context = multiprocessing.start_processes(
+        _process, args=arguments, nprocs=num_gpus, join=False, start_method="spawn"
+    )
     try:
-        multiprocessing.start_processes(_process, args=arguments, nprocs=num_gpus, join=True, start_method="spawn")
-    except Exception as error:
-        if errors.empty():
-            raise
-        name, message = errors.get()
-        raise USER_ERRORS[name](message) from error
+        _wait(context)
+    except ProcessException as error:
+        if not errors.empty():
+            name, message = errors.get()
+            raise USER_ERRORS[name](message) from error
+        code = getattr(error, "exit_code", None)
+        if code in CODES:
+            raise Interrupted(CODES[code]) from error
+        raise
+
+
+def _wait(context: Any) -> None:
+    """Wait for all processes; a signal is theirs, and they have as long as they need to save."""
+    while True:
+        try:
+            while not context.join(grace_period=GRACE):
+                pass
+            return
+        except Interrupted as request:
+            for process in context.processes:
+                if process.is_alive():
+                    os.kill(process.pid, request.number)
 
 
 def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str) -> None:
@@ -124,12 +163,15 @@ def _process(
     if device.device_count() == 0:
         torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus))
     try:
-        _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
-        main(cfg)
+        with Interrupts():
+            _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
+            main(cfg)
     except tuple(USER_ERRORS.values()) as error:
         kind = next(name for name, cls in USER_ERRORS.items() if isinstance(error, cls))
         errors.put((kind, str(error)))
-        sys.exit(2)
+        sys.exit(USER_ERROR)
+    except Interrupted as error:  # torch would take it for a success
+        sys.exit(code_of(error.number))
     # Not in a finally: after an error other processes may never answer.
     dist.destroy_process_group()
 
@@ -142,20 +184,27 @@ def exit_code(run: Callable[[], None], show_traceback: bool = False) -> int:
         show_traceback: show where it was raised too (also with ``POINTCEPT_TRACEBACK=1``).
 
     Returns:
-        0; 2 for a wrong config, data set or weight file; 1 for a loss, a trained weight or a score that is no number;
-        130 after Ctrl-C. Every other exception passes through.
+        0, ``USER_ERROR``, ``NOT_FINITE``, ``AGAIN`` or ``KEYBOARD``. Every other exception passes through.
     """
     try:
-        run()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        with Interrupts(alone=True):
+            run()
+    except KeyboardInterrupt as request:
+        number = request.number if isinstance(request, Interrupted) else int(signal.SIGINT)
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        sys.stderr.write(f"interrupted{by}\n")
+        return code_of(number)
     except tuple(USER_ERRORS.values()) as error:
         if show_traceback or os.environ.get("POINTCEPT_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
         sys.stderr.write(f"error: {user_message(error)}\n")
-        return 1 if isinstance(error, FloatingPointError) else 2
+        return NOT_FINITE if isinstance(error, FloatingPointError) else USER_ERROR
     return 0
+
+
+def code_of(number: int) -> int:
+    """The exit code of a process that a signal has stopped."""
+    return KEYBOARD if number == signal.SIGINT else AGAIN
 
 
 def user_message(error: Exception) -> str:

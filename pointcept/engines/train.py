@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pointcept.datasets import build_dataset
-from pointcept.engines import checkpoint
+from pointcept.engines import checkpoint, run_folder
 from pointcept.engines.data import check_fit, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.hooks.builder import check_hooks
-from pointcept.engines.interrupt import Interrupts
+from pointcept.engines.interrupt import Interrupted, Interrupts
 from pointcept.engines.sampler import TrainingPlan, TrainSampler, plan_by_epochs, plan_by_steps
 from pointcept.engines.step import LossMonitor, StepResult
 from pointcept.models import build_model, deployable, use_graphs
@@ -54,35 +54,52 @@ class TrainerBase:
     iteration = 0
     max_epoch = 0
     completed = False
+    interrupts: Interrupts
 
     def train(self) -> None:
         """Run from ``self.epoch`` to ``self.max_epoch``.
 
         Raises:
             FloatingPointError: a loss was NaN or infinite.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
+            Interrupted: a signal of ``interrupt.HANDLED``, after a checkpoint was written.
         """
-        with Interrupts() as interrupts:
+        with Interrupts() as self.interrupts:
             try:
-                self.call("before_train")
+                self.before_train()
                 while self.epoch < self.max_epoch:
-                    self.call("before_epoch")
-                    for batches in self.groups():
-                        self.call("before_step")
-                        with interrupts.hold(self.iteration + 1):
-                            interrupts.half_done = True
-                            result = self.run_step(batches)
-                            interrupts.half_done = False
-                            self.call("after_step", result)
-                    self.call("after_epoch")
+                    self.run_epoch()
                     self.epoch += 1
                 self.completed = True
             except KeyboardInterrupt:
-                self.interrupted(whole=not interrupts.half_done)
+                self.interrupted(whole=not self.interrupts.half_done)
+                raise
+            except Exception as error:
+                if comm.world_size() > 1 and self.interrupts.asked:  # others have stopped and left this one alone
+                    raise Interrupted(self.interrupts.asked) from error
                 raise
             finally:
                 self.release()
                 self.call("after_train")
+
+    def run_epoch(self) -> None:
+        """Do the steps that are left in ``self.epoch``, and what follows them."""
+        interrupts = self.interrupts
+        self.call("before_epoch")
+        with interrupts.training():
+            for batches in self.groups():
+                self.call("before_step")
+                with interrupts.step(self.iteration + 1):
+                    interrupts.half_done = True
+                    result = self.run_step(batches)
+                    interrupts.half_done = False
+                    self.call("after_step", result)
+            self.call("after_steps")
+        interrupts.meet(self.iteration)
+        self.call("after_epoch")
+
+    def before_train(self) -> None:
+        """Get ready: load weights, or the state of a run to go on with."""
+        self.call("before_train")
 
     def call(self, moment: str, *arguments: Any) -> None:
         """Call the method ``moment`` of every hook, in the order of their phases."""
@@ -122,7 +139,12 @@ class DefaultTrainer(TrainerBase):
         epoch: number of the current evaluation epoch, from 0.
         iteration: optimizer steps done in the whole run.
         evaluation: the last evaluation, set by an evaluator.
-        best_metric: the best value of its metric so far.
+        best_metric: the best value of its metric so far, -inf before there is one.
+        best_iteration: where it was reached.
+        keep_last: how many of the last states are kept, set by the saver.
+        saved: the iteration whose state ``model_last.pth`` holds, -1 if it holds none of this run.
+        ready: everything is loaded.
+        carried: what hooks have to know of the run that is gone on with, by type.
         eta: seconds left, set by the timer.
 
     Raises:
@@ -138,6 +160,12 @@ class DefaultTrainer(TrainerBase):
         self.config_text: str = cfg.pretty_text()
         self.evaluation: EvaluationResult | None = None
         self.best_metric = float("-inf")
+        self.best_iteration = 0
+        self.keep_last = 1
+        self.saved = -1
+        self.carried: dict[str, Any] = {}
+        self.ready = False
+        self.interrupts = Interrupts()
         self.eta: float | None = None
         self.monitor = LossMonitor()
         self._step_end = self._data_seconds = 0.0
@@ -223,6 +251,14 @@ class DefaultTrainer(TrainerBase):
             super().train()
         finally:
             self.writer.close()
+
+    def before_train(self) -> None:
+        """See :meth:`TrainerBase.before_train`; hooks go on with what they had."""
+        super().before_train()
+        for name, hook in checkpoint.named_hooks(self.hooks):
+            if name in self.carried:
+                hook.carry_on(self.carried[name])
+        self.ready = True
 
     def release(self) -> None:
         """End the data loading processes."""
@@ -321,17 +357,23 @@ class DefaultTrainer(TrainerBase):
 
         Raises:
             FloatingPointError: a loss or a weight is NaN or infinite; nothing is written.
+            Interrupted: a signal has come; the file has been written.
         """
-        checkpoint.save(self, self.folder / name, epoch_done)
+        with self.interrupts.hold():
+            checkpoint.save(self, self.folder / name, epoch_done)
+            if name == run_folder.LAST:
+                self.saved = self.iteration
 
     def interrupted(self, whole: bool) -> None:
-        """Write ``model_last.pth``, unless a step is half done or none has been done since the start."""
+        """Write ``model_last.pth``, unless a step is half done or that file holds the state already."""
         if not whole:
             logger.warning("interrupted within a step: no checkpoint, the last one stays as it is")
-        elif self.iteration > 0:
-            path = self.folder / "model_last.pth"
-            checkpoint.save(self, path, collective=False)
-            logger.warning("interrupted at iteration %d: go on with --options resume=True", self.iteration)
+            return
+        if self.iteration == 0 or not self.ready:
+            return
+        if self.saved != self.iteration:
+            checkpoint.save(self, self.folder / run_folder.LAST, collective=self.interrupts.agreed)
+        logger.warning("interrupted at iteration %d: go on with --options resume=True", self.iteration)
 
 
 def _plan(cfg: Any, max_iter: int | None, samples: int) -> TrainingPlan:

@@ -55,12 +55,18 @@ class Segmentor(nn.Module):
         """The voxel grids of a batch.
 
         Raises:
-            ConfigError: ``feat`` has other channels than the backbone expects.
+            ConfigError: a key is missing, or ``feat`` has other channels than the backbone expects.
         """
         batch = self._checked(batch)
         return self.backbone.build_pyramid(batch["grid_coord"], batch["offset"])
 
     def _checked(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        missing = [key for key in ("feat", "grid_coord", "offset") if key not in batch]
+        if missing:
+            raise ConfigError(
+                f"the batch has no {', '.join(missing)}, only {', '.join(map(str, batch))}: the transforms of the data "
+                "need GridSample(return_grid_coord=True) and Collect with the key grid_coord and feat_keys"
+            )
         channels = batch["feat"].shape[1]
         if channels != self.backbone.in_channels:
             raise ConfigError(

@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,16 @@ SAFE_GLOBALS: list[Any] = [
 ]
 
 
-def save_atomically(content: Any, path: str | Path) -> None:
+def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()) -> None:
     """Write ``content`` with ``torch.save`` so that ``path`` holds either the old or the new file.
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and the file is
     renamed; a crash at any moment leaves the old file as it was.
+
+    Args:
+        content: tensors and plain values.
+        path: the file.
+        earlier: where the file that it replaces goes, what is there in its turn, and so on; the last one is lost.
 
     Raises:
         CheckpointError: the file cannot be written: a full disk, missing rights.
@@ -61,6 +66,7 @@ def save_atomically(content: Any, path: str | Path) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+        _keep(path, earlier)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # On a full disk torch complains about positions in the file; what happened stands behind that.
@@ -75,6 +81,22 @@ def save_atomically(content: Any, path: str | Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _keep(path: Path, earlier: Sequence[Path]) -> None:
+    """Move files on to the names in ``earlier``; ``path`` itself stays where it is, too, until it is replaced."""
+    for older, newer in list(zip(earlier[1:], earlier[:-1], strict=True))[::-1]:
+        if newer.exists():
+            os.replace(newer, older)
+    if not earlier or not path.exists():
+        return
+    link = path.with_name(f".{earlier[0].name}.{os.getpid()}.tmp")
+    try:
+        os.link(path, link)
+        os.replace(link, earlier[0])
+        link.unlink(missing_ok=True)  # it stays where both names are one file already
+    except PermissionError:  # a file system without hard links
+        os.replace(path, earlier[0])
 
 
 def read_checkpoint(path: str | Path, foreign: bool = True) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,21 @@ class ScalarWriter:
         """
         if not comm.is_main_process():
             return
-        if self._writer is None:
-            # Imported here: it costs a second, and nobody else needs it.
-            from tensorboardX import SummaryWriter
+        # Imported here: it costs a second, and nobody else needs it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
 
-            self._writer = SummaryWriter(str(self.folder))
-        self._writer.add_scalar(name, value, step)
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Names of event files count seconds; a start may follow another one within the same.
+            self._writer = EventsWriter(str(self.folder / "events"), f".{time.time_ns()}")
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def flush(self) -> None:
+        """Write to the files what has been added."""
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the files; more scalars would open new ones."""

@@ -77,7 +77,7 @@ model = {model}
 model["criteria"] = [dict(type="CrossEntropyLoss", reduction="mean", ignore_index=-1), dict(type="LovaszLoss")]
 optimizer = dict(type="AdamW", lr=0.002, weight_decay=0.005)
 scheduler = dict(type="OneCycleLR", max_lr=optimizer["lr"], pct_start=0.04, anneal_strategy="cos")
-dataset_type, data_root, ignore_index, names = "{dataset}", "data/somewhere", -1, ["a", "b"]
+dataset_type, data_root, ignore_index, names = "{dataset}", "data/somewhere", -1, {names}
 learning_map, learning_map_inv = {learning_map}, dict()
 voxels = dict(type="GridSample", grid_size=0.2, hash_type="fnv", mode="train", {grid}=True)
 collect = dict(type="Collect", keys=("coord", {entry!r}, "segment"), feat_keys=("coord", "strength"))
@@ -123,6 +123,7 @@ def pointcept_config(layout: str) -> str:
     return POINTCEPT_CONFIG.format(
         model=model.format(classes=len(dataset.names)),
         dataset=dataset.__name__,
+        names=list(dataset.names),
         classes=len(dataset.names),
         splits=LAYOUTS[layout].splits,
         grid=grid,

@@ -47,14 +47,8 @@ def spy(tmp_path: Path) -> str:
         ),
         (
             "train",
-            ["-g", "1", "-d", "nuscenes", "-c", "ignored", "-n", "run1", "-w", "ignored", "-r", "true"],
-            [
-                "exp/nuscenes/run1/config.py",
-                *ALONE,
-                *RUN,
-                "resume=true",
-                "weight=exp/nuscenes/run1/model/model_last.pth",
-            ],
+            ["-g", "1", "-d", "nuscenes", "-c", "begins", "-n", "run1", "-w", "begins.pth", "-r", "true"],
+            ["configs/nuscenes/begins.py", *ALONE, *RUN, "resume=true", "weight=begins.pth"],
         ),
         (
             "test",

@@ -21,6 +21,7 @@ from pointcept.models import build_inference_model
 from pointcept.utils.checkpoint import load_weights, read_checkpoint
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.lock import FolderLock
 from pointcept.utils.logging import close_logging
 from tests.integration.scans import write_scan
 from tests.paths import CONFIGS
@@ -35,7 +36,7 @@ def study(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for scene in ("00", "01", "02"):
         for frame in range(2):
-            write_scan(tmp_path, scene, frame, rng.uniform(-20, 20, (POINTS, 4)) * (1, 1, 0.1, 0.02))
+            write_scan(tmp_path, scene, frame, rng.uniform((-20, -20, -2, 0), (20, 20, 2, 1), (POINTS, 4)))
     path = tmp_path / "study.py"
     path.write_text(f"""
 save_path = "{tmp_path / "out"}"
@@ -153,8 +154,11 @@ def test_what_another_recipe_has_begun_is_not_gone_on_with(study: Path, monkeypa
 
 def test_two_processes_do_not_train_the_same(study: Path) -> None:
     run = Planner(load_study(study)).run("seg", 1, 0)
-    with work._alone(run.folder), pytest.raises(ConfigError, match="another process trains in"):
+    other = FolderLock(run.folder)
+    other.acquire()
+    with pytest.raises(ConfigError, match=r"is in use by process \d+"):
         work.work(run)
+    other.release()
 
 
 def test_runs_are_processes(call_tool: Callable[..., Any], study: Path) -> None:

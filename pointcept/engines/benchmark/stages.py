@@ -252,7 +252,8 @@ def least_bytes(network: Segmentor, batch: Mapping[str, Tensor], precision: Prec
 
     def count(stage: str, module: nn.Module, args: Any, output: Any) -> None:
         weights = [*module.parameters(), *module.buffers()]
-        numbers = sum(tensor.numel() for tensor in _floating((*args, output, *weights)))
+        tensors = {id(tensor): tensor for tensor in _floating((*args, output, *weights))}  # given twice, moved once
+        numbers = sum(tensor.numel() for tensor in tensors.values())
         layers = [layer for layer in module.modules() if type(layer) in TABLES]
         found[stage] = found.get(stage, 0) + numbers * size + sum(seen[layer] for layer in layers)
 

@@ -43,6 +43,13 @@ class HookBase:
         """The sections of ``cfg.data`` that the hook will read itself; they are checked before the run."""
         return ()
 
+    def carried(self) -> dict[str, Any]:
+        """What a resumed run has to know, for a checkpoint: plain values and tensors."""
+        return {}
+
+    def carry_on(self, carried: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`carried` returned, after ``before_train`` of all hooks."""
+
     def before_train(self) -> None:
         """Everything is built; nothing has been loaded or trained."""
 
@@ -54,6 +61,12 @@ class HookBase:
 
     def after_step(self, result: StepResult) -> None:
         """The optimizer has stepped."""
+
+    def after_steps(self) -> None:
+        """The steps of ``trainer.epoch`` are done.
+
+        A run that is cut in what follows, ``after_epoch`` of all hooks, goes on here.
+        """
 
     def after_epoch(self) -> None:
         """The steps of ``trainer.epoch`` are done; evaluation and saving happen here."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
@@ -15,6 +16,9 @@ from pointcept.utils.checks import check_integer
 
 logger = logging.getLogger(__name__)
 
+CARRIED = 20
+"""Steps of earlier starts of a run that count for the estimate of the time left."""
+
 
 def clock(seconds: float) -> str:
     """A duration as ``h:mm:ss``."""
@@ -22,11 +26,11 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def mean_values(results: Iterable[StepResult]) -> dict[str, float]:
+def mean_values(steps: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each number over steps that have it."""
     columns: dict[str, list[float]] = {}
-    for result in results:
-        for name, value in result.values.items():
+    for values in steps:
+        for name, value in values.items():
             columns.setdefault(name, []).append(value)
     return {name: math.fsum(column) / len(column) for name, column in columns.items()}
 
@@ -63,6 +67,15 @@ class IterationTimer(HookBase):
         self._seconds = 0.0
         self._pauses: list[float] = []
         self._epoch_end: float | None = None
+
+    def carried(self) -> dict[str, Any]:
+        return {"counted": self._counted, "seconds": self._seconds, "pauses": self._pauses}
+
+    def carry_on(self, carried: Mapping[str, Any]) -> None:
+        # Not more than a few steps: the machine may be another one now.
+        self._counted = min(carried["counted"], CARRIED)
+        self._seconds = carried["seconds"] * self._counted / max(carried["counted"], 1)
+        self._pauses = carried["pauses"][-1:]
 
     def before_epoch(self) -> None:
         if self._epoch_end is not None:
@@ -106,16 +119,38 @@ class InformationWriter(HookBase):
     def before_train(self) -> None:
         self._every = self.log_freq or self.trainer.cfg.log_freq
         self._recent: list[StepResult] = []
+        self._earlier: list[tuple[dict[str, float], float, float]] = []
+        self._begin_epoch()
         device.reset_peak_memory()
+
+    def _begin_epoch(self) -> None:
+        self._start = time.perf_counter()
+        self._steps = 0
+        self._seconds = 0.0
+        self._lines: list[tuple[dict[str, float], int]] = []
+
+    def carried(self) -> dict[str, Any]:
+        return {"recent": self._unwritten(), "steps": self._steps, "seconds": self._elapsed(), "lines": self._lines}
+
+    def carry_on(self, carried: Mapping[str, Any]) -> None:
+        self._earlier = [tuple(step) for step in carried["recent"]]
+        self._steps, self._seconds = carried["steps"], carried["seconds"]
+        self._lines = [tuple(line) for line in carried["lines"]]
 
     def before_epoch(self) -> None:
         self._start = time.perf_counter()
-        self._first = self.trainer.iteration
-        self._epoch: list[dict[str, float]] = []
-        self._weights: list[int] = []
+
+    def _elapsed(self) -> float:
+        """Seconds that the steps of this epoch have taken, in all starts of the run."""
+        return self._seconds + time.perf_counter() - self._start
+
+    def _unwritten(self) -> list[tuple[dict[str, float], float, float]]:
+        """Values, seconds, and seconds of waiting for data of the steps since the last line; they have been read."""
+        return [*self._earlier, *((r.values, r.step_seconds, r.data_seconds) for r in self._recent)]
 
     def after_step(self, result: StepResult) -> None:
         self._recent.append(result)
+        self._steps += 1
         # The first step too: whoever starts a run wants to see that it runs.
         if result.step % self._every == 0 or result.step == result.steps or result.iteration == 1:
             self._write(result)
@@ -123,12 +158,12 @@ class InformationWriter(HookBase):
     def _write(self, last: StepResult) -> None:
         trainer = self.trainer
         trainer.check_losses()
-        recent, self._recent = self._recent, []
-        values = mean_values(recent)
-        self._epoch.append(values)
-        self._weights.append(len(recent))
-        seconds = sum(r.step_seconds for r in recent) / len(recent)
-        waiting = sum(r.data_seconds for r in recent) / len(recent)
+        steps = self._unwritten()
+        self._recent, self._earlier = [], []
+        values = mean_values(step[0] for step in steps)
+        self._lines.append((values, len(steps)))
+        seconds = sum(step[1] for step in steps) / len(steps)
+        waiting = sum(step[2] for step in steps) / len(steps)
         memory = device.peak_memory() / 2**30
         logger.info(
             "Train [%d/%d][%d/%d] %.3f s (data %.3f)%s lr %s %s%s",
@@ -148,17 +183,13 @@ class InformationWriter(HookBase):
             trainer.writer.add("memory/peak_gib", memory, last.iteration)
 
     def after_epoch(self) -> None:
-        trainer = self.trainer
-        steps = trainer.iteration - self._first
-        if not steps:
+        if not self._steps:
             return
-        seconds = time.perf_counter() - self._start
-        total = sum(self._weights)
-        names = dict.fromkeys(name for values in self._epoch for name in values)
-        means = {
-            name: sum(v.get(name, 0.0) * w for v, w in zip(self._epoch, self._weights, strict=True)) / total
-            for name in names
-        }
+        trainer, steps, seconds, lines = self.trainer, self._steps, self._elapsed(), self._lines
+        self._begin_epoch()
+        total = sum(weight for _, weight in lines)
+        names = dict.fromkeys(name for values, _ in lines for name in values)
+        means = {name: sum(values.get(name, 0.0) * weight for values, weight in lines) / total for name in names}
         logger.info(
             "Train [%d/%d] done: %d steps in %s (%.3f s each), mean %s",
             *(trainer.epoch + 1, trainer.max_epoch, steps, clock(seconds), seconds / steps, describe(means)),

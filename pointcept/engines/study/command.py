@@ -15,6 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
+from pointcept.engines.launch import AGAIN, KEYBOARD, USER_ERROR
 from pointcept.engines.study.jobs import Jobs, left_to_do
 from pointcept.engines.study.plan import Planner, Run, Study, load_study
 from pointcept.engines.study.report import collect, summarise
@@ -28,15 +29,15 @@ from pointcept.utils.logging import setup_logging
 logger = logging.getLogger(__name__)
 
 REPORT = "study"
-FAILED, TIME_OVER = 1, 75
+FAILED = 1
 
 
 def study_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/study.py``."""
     parser = argparse.ArgumentParser(
         description="Scene cross-validation of the rows of a study.",
-        epilog=f"exit codes: 0 all runs are finished, {TIME_OVER} the time is over and runs are left, {FAILED} runs "
-        "have failed, 2 something is wrong with the study, 130 interrupted",
+        epilog=f"exit codes: 0 all runs are finished, {AGAIN} the time is over, or a scheduler has asked to stop, and "
+        f"runs are left, {FAILED} runs have failed, {USER_ERROR} something is wrong with the study, {KEYBOARD} Ctrl-C",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="study file")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows only, and their teachers")
@@ -58,7 +59,7 @@ def study_parser() -> argparse.ArgumentParser:
 
 
 def study_main(args: argparse.Namespace) -> int:
-    """Run what is left, and print and write the tables; returns 0, ``FAILED`` or ``TIME_OVER``.
+    """Run what is left, and print and write the tables; returns 0, ``FAILED`` or ``AGAIN``.
 
     Raises:
         ConfigError: anything wrong with the study or the arguments.
@@ -90,7 +91,7 @@ def run_all(study: Study, runs: list[Run], args: argparse.Namespace) -> int:
     if outcome.failed:
         logger.error("failed: %s", ", ".join(outcome.failed))
         return FAILED
-    return TIME_OVER if outcome.left else 0
+    return AGAIN if outcome.left else 0
 
 
 def report(study: Study, runs: list[Run], args: argparse.Namespace) -> None:

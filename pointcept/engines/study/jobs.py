@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pointcept.engines.interrupt import Interrupts
+from pointcept.engines.launch import AGAIN, KEYBOARD
 from pointcept.engines.study.plan import Run
 from pointcept.utils.config import Config
 from pointcept.utils.device import device_count
@@ -24,7 +25,7 @@ from pointcept.utils.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 TAIL = 12  # lines of a failed run's output that are shown
-STOPPED = (130, -signal.SIGTERM, -signal.SIGKILL)
+STOPPED = (AGAIN, KEYBOARD, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def finished(run: Run) -> dict[str, Any] | None:

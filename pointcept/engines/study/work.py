@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import pickle
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ from pointcept.engines.defaults import default_setup
 from pointcept.engines.evaluate import judged_points
 from pointcept.engines.inference import Precision, forward
 from pointcept.engines.launch import exit_code
+from pointcept.engines.run_folder import kept
 from pointcept.engines.scores import check_scores, network_name
 from pointcept.engines.study.plan import Run
 from pointcept.engines.train import DefaultTrainer, build_trainer
 from pointcept.evaluation import ConfusionMatrix, format_table
 from pointcept.models import deployable
-from pointcept.utils import device
+from pointcept.utils import device, lock
 from pointcept.utils.checkpoint import save_atomically
 from pointcept.utils.config_options import apply_options
 from pointcept.utils.errors import ConfigError, DataError
@@ -49,9 +49,14 @@ def work(run: Run) -> None:
         ConfigError, DataError, CheckpointError, FloatingPointError: of a training.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the training has been saved.
     """
-    with _alone(run.folder):
-        cfg, last, start = run.config, run.folder / "model" / "model_last.pth", time.perf_counter()
-        cfg.resume = last.exists() and _mark(run.folder) == run.fingerprint
+    cfg, start = run.config, time.perf_counter()
+    states = run.folder / "model"
+    try:
+        lock.hold(run.folder)
+        cfg.resume = bool(kept(states)) and _mark(run.folder) == run.fingerprint
+        if not cfg.resume:  # of another recipe, or of a result that was deleted to have it anew
+            for folder in (states, run.folder / "result"):
+                shutil.rmtree(folder, ignore_errors=True)
         default_setup(cfg, "train")
         write_text_atomic(run.folder / MARK, run.fingerprint)
         trainer = build_trainer(cfg)
@@ -63,23 +68,9 @@ def work(run: Run) -> None:
         matrices = {str(scene): predict(run, dataset, network) for scene, dataset in datasets.items()}
         save_atomically({"state_dict": compact(deployable(trainer.network).state_dict())}, run.weights)
         record(run, matrices, trainer.iteration, time.perf_counter() - start)
-        last.unlink(missing_ok=True)  # the state of optimizer and samplers, which nobody goes on from
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock.
-
-    Raises:
-        ConfigError: another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process trains in {folder}") from None
-        yield
+        shutil.rmtree(states)  # nobody goes on from there
+    finally:
+        lock.let_go(run.folder)
 
 
 def _mark(folder: Path) -> str | None:

@@ -193,6 +193,7 @@ def test_coordinates_of_a_map(root: Path) -> None:
     frame = first_frame(root, "validation")
     coord = np.load(frame / "coord.npy") + np.array([691_000.0, 5_412_345.0, 310.0])
     np.save(frame / "coord.npy", coord)
+    np.save(frame / "strength.npy", np.abs(np.load(frame / "strength.npy")))
     data = WaymoDataset("validation", root, [{"type": "CenterShift"}])
     middle = (coord.min(axis=0) + coord.max(axis=0)) / 2
     np.testing.assert_allclose(data[0]["coord"][:, :2], (coord - middle)[:, :2], atol=1e-6)

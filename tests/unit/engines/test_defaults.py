@@ -89,9 +89,11 @@ def test_a_resumed_run_keeps_its_seed(tmp_path: Path) -> None:
     resumed = fakes.make_config(tmp_path / "run", seed=None, resume=True)
     default_setup(resumed)
     assert resumed.seed == first.seed
-    assert Config.fromfile(tmp_path / "run" / "config.py").seed == first.seed
+    assert Config.fromfile(tmp_path / "run" / "config.py").seed == first.seed  # written when the state has been read
     # Into another folder: the seed of the run that the weights belong to.
     weight = str(tmp_path / "run" / "model" / "model_last.pth")
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "model" / "model_last.pth").touch()
     elsewhere = fakes.make_config(tmp_path / "other", seed=None, resume=True, weight=weight)
     default_setup(elsewhere)
     assert elsewhere.seed == first.seed
@@ -100,19 +102,24 @@ def test_a_resumed_run_keeps_its_seed(tmp_path: Path) -> None:
     given = fakes.make_config(tmp_path / "run", seed=5, resume=True)
     default_setup(given)
     assert given.seed == 5
+    (tmp_path / "run" / "model" / "model_last.pth").unlink()
     fresh = fakes.make_config(tmp_path / "run", seed=None)
     default_setup(fresh)
     assert fresh.seed not in (5, first.seed)
 
 
-def test_setup_refuses_a_file_and_warns_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_setup_refuses_a_file_and_an_earlier_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file, expected a folder"):
         default_setup(fakes.make_config(tmp_path / "file"))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_last.pth").touch()
-    default_setup(fakes.make_config(tmp_path))
-    assert "holds an earlier run" in capsys.readouterr().out
+    with pytest.raises(
+        ConfigError, match=r"holds a run already \(model/model_last\.pth\): give another save_path, or go"
+    ):
+        default_setup(fakes.make_config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["model"]
+    default_setup(fakes.make_config(tmp_path), "test")  # to test its weights there is what the folder is for
 
 
 def test_batches_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 import two_processes
 
-from pointcept.engines.launch import exit_code, launch, user_message
+from pointcept.engines.interrupt import Interrupted
+from pointcept.engines.launch import AGAIN, code_of, exit_code, launch, user_message
 from pointcept.utils.checkpoint import read_checkpoint
 from pointcept.utils.errors import ConfigError, DataError
 
@@ -40,6 +41,24 @@ def test_two_processes_end_with_the_same_weights(tmp_path: Path, monkeypatch: py
     log = (tmp_path / "train.log").read_text()
     assert log.count("Train [2/2] done") == 1
     assert "2 process(es)" in log
+
+
+def test_a_signal_to_one_process_stops_all_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    common = {"epoch": 2, "eval_epoch": 2, "sync_bn": False}
+    launch(two_processes.train, num_gpus=2, cfg=fakes.make_config(tmp_path / "whole", **common))
+    cfg = fakes.make_config(tmp_path / "cut", **common)
+    with pytest.raises(Interrupted) as request:
+        launch(two_processes.train_until_told, num_gpus=2, cfg=cfg)
+    assert code_of(request.value.number) == AGAIN
+    saved = read_checkpoint(tmp_path / "cut" / "model" / "model_last.pth")
+    assert 4 <= saved["iteration"] < 8
+    assert len(saved["random"]) == 2
+    cfg.resume = True
+    launch(two_processes.train_until_told, num_gpus=2, cfg=cfg)
+    for rank in (0, 1):
+        one, two = (torch.load(tmp_path / run / f"rank{rank}.pt", weights_only=True) for run in ("whole", "cut"))
+        assert all(torch.equal(one["state"][key], two["state"][key]) for key in one["state"])
 
 
 def test_an_error_of_one_process_arrives_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,11 @@ def test_resume_goes_on_exactly(tmp_path: Path, at: int, workers: int) -> None:
 def test_resume_after_a_saved_epoch_and_from_an_iteration_checkpoint(tmp_path: Path) -> None:
     hooks = [{"type": "CheckpointLoader"}, {"type": "CheckpointSaver", "save_iter": 3, "save_freq": 2}]
     whole, reference = run(make_config(tmp_path / "a", hooks=hooks))
-    assert {p.name for p in (tmp_path / "a" / "model").iterdir()} == {"model_last.pth", "epoch_2.pth"}
+    assert {p.name for p in (tmp_path / "a" / "model").iterdir()} == {
+        "model_last.pth",
+        "model_previous.pth",
+        "epoch_2.pth",
+    }
     # An epoch's checkpoint goes on with the next epoch, without evaluating again.
     cfg = make_config(tmp_path / "b", hooks=hooks, resume=True, weight=str(tmp_path / "a" / "model" / "epoch_2.pth"))
     resumed, rest = run(cfg)
@@ -59,11 +63,54 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
     run(make_config(tmp_path))
     with pytest.raises(CheckpointError, match=r"batch_size 2 -> 4.*total_steps 12 -> 6"):
         run(make_config(tmp_path, batch_size=4, resume=True))
-    with pytest.raises(CheckpointError, match=r"model_last.pth does not exist"):
-        run(make_config(tmp_path / "empty", resume=True))
-    torch.save({"state_dict": fakes.FakeModel().state_dict()}, tmp_path / "weights.pth")
+    weights = tmp_path / "model" / "weights.pth"  # in the run's own folder: it is meant to be gone on from
+    torch.save({"state_dict": fakes.FakeModel().state_dict()}, weights)
     with pytest.raises(CheckpointError, match="no training state"):
-        run(make_config(tmp_path, weight=str(tmp_path / "weights.pth"), resume=True))
+        run(make_config(tmp_path, weight=str(weights), resume=True))
+
+
+def test_the_first_start_of_a_run_that_is_to_be_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The queue starts the same command every time: a missing state begins the run, missing weights do not."""
+    caplog.set_level("INFO")
+    whole, _ = run(make_config(tmp_path / "a"))
+    first, recorder = run(make_config(tmp_path / "b", resume=True))
+    assert len(recorder.losses) == 12
+    assert same_weights(whole.network, first.network)
+    assert f"resume: {tmp_path / 'b'} has no checkpoint yet, so the run starts from the beginning" in caplog.text
+
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": whole.network.state_dict()}, weights)
+    fine = {"weight": str(weights), "resume": True}
+    whole, reference = run(make_config(tmp_path / "c", **fine))
+    assert f"so the run starts from the weights of {weights}" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(tmp_path / "d", **fine), Recorder(6, interrupt))
+    weights.unlink()
+    resumed, rest = run(make_config(tmp_path / "d", **fine))  # the weights were for its first start
+    assert rest.losses == {i: loss for i, loss in reference.losses.items() if i > 6}
+    assert same_weights(whole.network, resumed.network)
+    with pytest.raises(CheckpointError, match=r"weights\.pth does not exist"):
+        run(make_config(tmp_path / "e", **fine))
+
+
+def test_the_best_weights_come_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that goes on elsewhere, or from an earlier state, has the best weights of that state, or says so."""
+    hooks = [*make_config(tmp_path).hooks[:4], {"type": "CheckpointSaver", "save_freq": 1}]
+    whole, _ = run(make_config(tmp_path / "a", hooks=hooks))
+    model = tmp_path / "a" / "model"
+    best = read_checkpoint(model / "model_best.pth")
+    assert best["iteration"] == whole.best_iteration > 4
+    later = f"epoch_{best['epoch']}.pth"
+    run(make_config(tmp_path / "b", hooks=hooks[:1], resume=True, weight=str(model / later)))
+    assert read_checkpoint(tmp_path / "b" / "model" / "model_best.pth")["iteration"] == best["iteration"]
+    # the best of the first epoch has been replaced since
+    assert "the best is looked for" not in caplog.text
+    once, _ = run(make_config(tmp_path / "c", hooks=hooks, resume=True, weight=str(model / "epoch_1.pth")))
+    assert read_checkpoint(tmp_path / "c" / "model" / "model_best.pth")["iteration"] == best["iteration"]
+    assert once.best_metric == whole.best_metric
+    (model / "model_best.pth").unlink()
+    run(make_config(tmp_path / "d", hooks=hooks[:1], resume=True, weight=str(model / "epoch_3.pth")))
+    assert f"(iteration {best['iteration']}) are in no file" in caplog.text or best["iteration"] == 12
 
 
 def test_resume_of_a_finished_run_does_no_step(tmp_path: Path) -> None:

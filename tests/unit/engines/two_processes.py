@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ def train(cfg: Any) -> None:
     content["sum"] = comm.all_reduce_sum(torch.tensor([comm.rank() + 1.0]))
     content["told"] = comm.broadcast_object(f"rank {comm.rank()}")
     torch.save(content, Path(cfg.save_path) / f"rank{comm.rank()}.pt")
+
+
+def train_until_told(cfg: Any) -> None:
+    """Train; a signal comes to process 1 alone, in the middle of its fourth step."""
+    if not cfg.resume:
+        forward, calls = fakes.FakeModel.forward, []
+
+        def told(self: Any, batch: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 4 and comm.rank() == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return forward(self, batch)
+
+        fakes.FakeModel.forward = told  # type: ignore[method-assign]
+    train(cfg)
 
 
 def fail(cfg: Any) -> None:

@@ -52,7 +52,7 @@ def test_scores_are_not_multiplied_by_zero_or_less(scale):
 
 def test_another_input_of_the_position_encoding_is_an_error():
     with pytest.raises(
-        ConfigError, match=r"cpe_input='branch': did you mean 'mlp_branch'\? Allowed: mlp_branch, residual"
+        ConfigError, match=r"cpe_input: got 'branch': did you mean 'mlp_branch'\? Allowed: mlp_branch, residual"
     ):
         _block(cpe_input="branch")
 

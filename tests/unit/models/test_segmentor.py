@@ -196,3 +196,10 @@ def test_training_without_labels_is_explained(config, batch):
     del batch["segment"]
     with pytest.raises(ValueError, match="labels and criteria"):
         build_model(config).train()(batch)
+
+
+@pytest.mark.parametrize("key", ["feat", "grid_coord", "offset"])
+def test_a_batch_without_a_key_says_what_the_transforms_need(config, batch, key):
+    del batch[key]
+    with pytest.raises(ConfigError, match=rf"the batch has no {key}, only .*segment.*: .*Collect"):
+        build_model(config)(batch)

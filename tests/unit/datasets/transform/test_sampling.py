@@ -239,7 +239,7 @@ def test_select_points_checks_alignment(make_sample):
         (lambda: GridSample(mode="tset"), "did you mean 'test'"),
         (lambda: SphereCrop(0), "point_max: got 0"),
         (lambda: SphereCrop(sample_rate=0), "sample_rate: got 0"),
-        (lambda: SphereCrop(mode="given"), "Allowed: all, center, random"),
+        (lambda: SphereCrop(mode="given"), "Allowed: center, random, all"),
         (lambda: RandomDropout(1.2), "dropout_ratio: got 1.2"),
     ],
 )
