@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def numbers(version: str) -> list[int]:
 
 
 def test_every_requirement_has_a_lower_bound(declared: dict[str, Any]) -> None:
-    everything = [*declared["install_requires"], *sum(declared["extras_require"].values(), [])]
+    everything = [*declared["install_requires"], *chain(*declared["extras_require"].values())]
     assert len(everything) > 15
     assert [requirement for requirement in everything if not re.search(r">=|==", requirement)] == []
 
@@ -54,7 +55,11 @@ def test_ci_installs_pinned_versions_within_the_bounds(declared: dict[str, Any])
             continue
         version = pinned[normal(match[0])]
         for sign, bound in re.findall(r"(>=|==|<)([\d.]+)", requirement):
-            holds = {">=": numbers(version) >= numbers(bound), "==": version == bound, "<": numbers(version) < numbers(bound)}
+            holds = {
+                ">=": numbers(version) >= numbers(bound),
+                "==": version == bound,
+                "<": numbers(version) < numbers(bound),
+            }
             assert holds[sign], f"constraints.txt has {match[0]} {version}, setup.py asks for {requirement}"
 
 

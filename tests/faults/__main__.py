@@ -47,7 +47,11 @@ def main() -> int:
         # Threads of NumPy's libraries start with it, and a fork would lose them.
         path = os.pathsep.join([str(REPO), str(REPO / "libs" / "pointops")])
         os.chdir(REPO)
-        os.execve(sys.executable, [sys.executable, "-m", "tests.faults", *sys.argv[1:]], {**os.environ, **ONE_THREAD, "PYTHONPATH": path})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.faults", *sys.argv[1:]],
+            {**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+        )
     start = time.monotonic()
     verdicts: list[Verdict] = []
     for verdict in run(faults, args.jobs, args.keep):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -26,6 +27,11 @@ from tests.faults.world import World
 
 CASE_LIMIT = 900.0
 """Seconds for one case; its tools have limits of their own, so this one is for errors of the harness."""
+IMPORTED = (
+    "pointcept.engines.defaults", "pointcept.engines.predict", "pointcept.evaluation.compare", "tensorboardX",
+    "torch._dynamo", "yapf.yapflib.yapf_api",
+)  # fmt: skip
+"""What the tools import at their start or later."""
 NOT_HERE, HARNESS = "not here", "harness"
 
 
@@ -35,14 +41,8 @@ def preload() -> None:
     Raises:
         RuntimeError: an import has started a thread, which a fork would lose.
     """
-    import tensorboardX
-    import torch._dynamo
-    import yapf.yapflib.yapf_api
-
-    import pointcept.engines.defaults
-    import pointcept.engines.predict
-    import pointcept.evaluation.compare  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     if threading.active_count() > 1 or len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a thread runs in the process that tools are forked from")
 
@@ -169,5 +169,8 @@ def table(verdicts: Sequence[Verdict]) -> str:
             rows.append([name, str(tried), *(str(counts[column]) for column in columns)])
     widths = [max(len(row[i]) for row in rows if "---" not in row[0]) for i in range(len(rows[0]))]
     rows[1] = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = ([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

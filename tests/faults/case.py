@@ -78,7 +78,13 @@ FAULTS: list[Fault] = []
 
 
 def fault(
-    kind: str, name: str, inject: Step, *holds: Step, quick: bool = False, mounts: bool = False, at: list[Fault] = FAULTS
+    kind: str,
+    name: str,
+    inject: Step,
+    *holds: Step,
+    quick: bool = False,
+    mounts: bool = False,
+    at: list[Fault] = FAULTS,
 ) -> None:
     """Declare a fault, see :class:`Fault`."""
     assert kind in KINDS

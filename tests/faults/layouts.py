@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts of nuScenes and Waymo, as their preprocessing leaves them, and configs to train on them."""
+"""Tiny data in the layouts of nuScenes and Waymo, as their preprocessing leaves them, and configs to train on them."""
 
 from __future__ import annotations
 

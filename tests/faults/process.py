@@ -10,12 +10,12 @@ import runpy
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,8 @@ class Running:
     def send(self, number: int, pid: int | None = None) -> None:
         """Send a signal to the tool, or to another process of the run; a negative ``pid`` is a group."""
         self.sent.append(number)
-        try:
-            os.killpg(-pid, number) if pid is not None and pid < 0 else os.kill(pid or self.pid, number)
-        except ProcessLookupError:
-            pass
+        with suppress(ProcessLookupError):
+            os.kill(self.pid if pid is None else pid, number)
 
     def family(self, word: str = "") -> list[int]:
         """Its descendants that run and whose command line contains ``word``."""
@@ -214,10 +212,8 @@ class Running:
             self.reached = True
             if self.then is not None:
                 self.then(self, pid)
-            try:
+            with suppress(BrokenPipeError):  # the process that waited may have been killed
                 line.sendall(b".")
-            except BrokenPipeError:
-                pass  # the process that waited has been killed
 
     def _sweep(self, grace: float) -> list[str]:
         """Wait until all processes of the run have ended; end those that stay, and return their command lines."""
@@ -316,13 +312,3 @@ def _code_of(run: Callable[[], Any]) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-def torchrun(processes: int, *arguments: str) -> list[str]:
-    """The command line of ``torchrun`` with one of our tools behind it."""
-    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *arguments]
-
-
-def plain(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run any other command."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, **options)

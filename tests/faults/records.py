@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from tensorboardX.proto import event_pb2
 
-NOT_COMPARED = {"config", "versions", "files", "hooks"}  # the last two hold times, and what they are for is compared itself
+NOT_COMPARED = {
+    "config",
+    "versions",
+    "files",
+    "hooks",
+}  # the last two hold times, and what they are for is compared itself
 TIMED = re.compile(
     r" \d+\.\d+ s \(data \d+\.\d+\)| ETA \S+| in [\d:]+ \(\d+\.\d+ s each\)| mem \S+ GiB|(?<=[ \[])ms \d+\.\d+"
 )

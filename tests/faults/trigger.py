@@ -28,7 +28,7 @@ class Moment:
 
     Args:
         event: ``step`` (an optimizer has stepped), ``read`` or ``write`` (a file is about to be opened), ``rename``,
-            ``call`` (any Python function is called), ``count`` (never; the number of calls is written to ``$HOME/calls``).
+            ``call`` (any Python function is called), ``count`` (never; the calls are counted in ``$HOME/calls``).
         nth: the event that counts, from 1, among those that match.
         match: part of the path of the file.
         rank: only in this process of several.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.faults.process import Conditions, Ending, Running
+from tests.faults.process import Conditions, Running
 from tests.faults.trigger import CALLS, Moment
 from tests.integration.scans import write_scan
 from tests.paths import CONFIGS

@@ -11,7 +11,14 @@ from tests.faults.stage import KILL, Act, Stage, send
 from tests.faults.trigger import Moment
 from tests.faults.world import EPOCH_STEPS, RECIPES, STEPS, VAL_SCANS
 
-GRACEFUL = {"SIGINT": INTERRUPTED, "SIGTERM": AGAIN, "SIGHUP": AGAIN, "SIGUSR1": AGAIN, "SIGUSR2": AGAIN, "SIGQUIT": AGAIN}
+GRACEFUL = {
+    "SIGINT": INTERRUPTED,
+    "SIGTERM": AGAIN,
+    "SIGHUP": AGAIN,
+    "SIGUSR1": AGAIN,
+    "SIGUSR2": AGAIN,
+    "SIGQUIT": AGAIN,
+}
 """Signals after which the step is finished and saved, and the documented exit codes."""
 
 
@@ -44,28 +51,41 @@ def lost_no_step(step: int, code: int):
 for _recipe in RECIPES:
     for _step in (2, EPOCH_STEPS + 1, STEPS - 1) if _recipe != "workers" else (EPOCH_STEPS + 2,):
         fault(
-            "A", f"{_recipe}: kill -9 in step {_step} of {STEPS}", stopped(_recipe, Moment("step", _step)), equals_whole,
+            "A",
+            f"{_recipe}: kill -9 in step {_step} of {STEPS}",
+            stopped(_recipe, Moment("step", _step)),
+            equals_whole,
             quick=(_recipe, _step) in (("student", 2), ("distill", EPOCH_STEPS + 1)),
-        )  # fmt: skip
+        )
 
 for _recipe in RECIPES:
-    fault("A", f"{_recipe}: nothing at all", lambda stage, _recipe=_recipe: (stage.use(_recipe), stage.train()), equals_whole)
+    fault(
+        "A",
+        f"{_recipe}: nothing at all",
+        lambda stage, _recipe=_recipe: (stage.use(_recipe), stage.train()),
+        equals_whole,
+    )
 
 # Stopped as schedulers and terminals do it.
 for _name, _code in GRACEFUL.items():
     for _recipe in ("student", "distill", "accumulate") if _name == "SIGTERM" else ("student",):
         for _step in (1, EPOCH_STEPS + 2):
             fault(
-                "A", f"{_recipe}: {_name} in step {_step} of {STEPS}",
+                "A",
+                f"{_recipe}: {_name} in step {_step} of {STEPS}",
                 stopped(_recipe, Moment("step", _step), send(getattr(signal, _name))),
-                lost_no_step(_step, _code), equals_whole, quick=(_name, _step) == ("SIGTERM", EPOCH_STEPS + 2),
-            )  # fmt: skip
+                lost_no_step(_step, _code),
+                equals_whole,
+                quick=(_name, _step) == ("SIGTERM", EPOCH_STEPS + 2),
+            )
 for _name in ("SIGINT", "SIGTERM"):
     fault(
-        "A", f"workers: {_name} to the process group in step {EPOCH_STEPS + 2}",
+        "A",
+        f"workers: {_name} to the process group in step {EPOCH_STEPS + 2}",
         stopped("workers", Moment("step", EPOCH_STEPS + 2), send(getattr(signal, _name), group=True)),
-        lost_no_step(EPOCH_STEPS + 2, GRACEFUL[_name]), equals_whole,
-    )  # fmt: skip
+        lost_no_step(EPOCH_STEPS + 2, GRACEFUL[_name]),
+        equals_whole,
+    )
 
 # In the moments between: an evaluation, a checkpoint half written, one of two renamed, the last test.
 PLACES = {
@@ -87,7 +107,12 @@ for _place, _moment in PLACES.items():
     fault("A", f"student: kill -9 {_place}", stopped("student", _moment), equals_whole)
 for _place in ("while the last scan of the second evaluation is read", "before the second checkpoint gets its name"):
     for _name in ("SIGTERM", "SIGINT"):
-        fault("A", f"student: {_name} {_place}", stopped("student", PLACES[_place], send(getattr(signal, _name))), equals_whole)
+        fault(
+            "A",
+            f"student: {_name} {_place}",
+            stopped("student", PLACES[_place], send(getattr(signal, _name))),
+            equals_whole,
+        )
 
 
 # Anywhere: moments are drawn from all function calls of a run.
@@ -103,13 +128,23 @@ def stopped_anywhere(recipe: str, seed: int, number: int):
 
 for _recipe in ("student", "distill", "often"):
     for _seed in range(10):
-        fault("A", f"{_recipe}: kill -9 anywhere, seed {_seed}", stopped_anywhere(_recipe, _seed, signal.SIGKILL), equals_whole)
-for _seed in range(10, 14):
-    fault("A", f"student: SIGTERM anywhere, seed {_seed}", stopped_anywhere("student", _seed, signal.SIGTERM), equals_whole)
+        fault(
+            "A",
+            f"{_recipe}: kill -9 anywhere, seed {_seed}",
+            stopped_anywhere(_recipe, _seed, signal.SIGKILL),
+            equals_whole,
+        )
+for _seed in range(10, 20, 2):
+    fault(
+        "A",
+        f"student: SIGTERM anywhere, seed {_seed}",
+        stopped_anywhere("student", _seed, signal.SIGTERM),
+        equals_whole,
+    )
 
 
 def killed_again_and_again(recipe: str, steps: tuple[int, ...]):
-    """Always the same command with ``resume=True``, as in a pre-emptible queue; killed after so many steps each time."""
+    """Always the same command with ``resume=True``, as in a queue; killed after so many steps each time."""
 
     def inject(stage: Stage) -> None:
         stage.use(recipe)
@@ -120,8 +155,18 @@ def killed_again_and_again(recipe: str, steps: tuple[int, ...]):
     return inject
 
 
-fault("A", "student: kill -9 three times, always the same command", killed_again_and_again("student", (4, 2, 5)), equals_whole)
-fault("A", "often: kill -9 five times, always the same command", killed_again_and_again("often", (3, 3, 3, 1, 2)), equals_whole)
+fault(
+    "A",
+    "student: kill -9 three times, always the same command",
+    killed_again_and_again("student", (4, 2, 5)),
+    equals_whole,
+)
+fault(
+    "A",
+    "often: kill -9 five times, always the same command",
+    killed_again_and_again("often", (3, 3, 3, 1, 2)),
+    equals_whole,
+)
 
 
 def finished_and_resumed(stage: Stage) -> None:
@@ -138,8 +183,12 @@ def resumed_from_a_kept_epoch(stage: Stage) -> None:
 fault("A", "student: resume of a finished run", finished_and_resumed, equals_whole)
 fault("A", "often: resume from the checkpoint of an epoch that was kept", resumed_from_a_kept_epoch, saved_at(STEPS))
 fault("A", "student: resume=True at the very first start", lambda stage: stage.resume(), equals_whole, quick=True)
-fault("A", "student: SIGTERM before the first step", stopped("student", Moment("read", 1, "/00/velodyne"), send(signal.SIGTERM)),
-      equals_whole)  # fmt: skip
+fault(
+    "A",
+    "student: SIGTERM before the first step",
+    stopped("student", Moment("read", 1, "/00/velodyne"), send(signal.SIGTERM)),
+    equals_whole,
+)
 
 
 def twice(stage: Stage) -> None:

@@ -79,9 +79,12 @@ def _page(part: float) -> Callable[[Path], Any]:
 for _seed in range(20):
     _bit = random.Random(_seed).randrange(1 << 40)
     fault(
-        "B", f"resume: one bit of model_last.pth turned, seed {_seed}", resumed_with(lambda path, bit=_bit: flip(path, bit)),
-        fell_back, quick=_seed < 2,
-    )  # fmt: skip
+        "B",
+        f"resume: one bit of model_last.pth turned, seed {_seed}",
+        resumed_with(lambda path, bit=_bit: flip(path, bit)),
+        fell_back,
+        quick=_seed < 2,
+    )
 for _part in (0.0, 0.2, 0.4, 0.6, 0.8, 0.99):
     fault("B", f"resume: a page of model_last.pth zeroed at {_part:.0%}", resumed_with(_page(_part)), fell_back)
 for _length in (0, 1, 100, 4096, 100_000, -4096, -22, -1):
@@ -124,10 +127,14 @@ STRANGERS: dict[str, Callable[[Path], Any]] = {
 for _what, _make in STRANGERS.items():
     fault("B", f"resume: model_last.pth is {_what}", resumed_with(_replace(_make)), equals_or_refused("model_last.pth"))
     fault(
-        "B", f"test: the weight file is {_what}",
-        _tested(_replace(_make)), refused("student.pth"),
-    )  # fmt: skip
-fault("B", "resume: model_last.pth must not be read", resumed_with(make_unreadable), equals_or_refused("model_last.pth"))
+        "B",
+        f"test: the weight file is {_what}",
+        _tested(_replace(_make)),
+        refused("student.pth"),
+    )
+fault(
+    "B", "resume: model_last.pth must not be read", resumed_with(make_unreadable), equals_or_refused("model_last.pth")
+)
 
 
 def attacked(stage: Stage) -> None:
@@ -145,27 +152,47 @@ def not_executed(stage: Stage) -> None:
 
 
 fault("B", "test: the weight file would run code", attacked, refused("student.pth", "code"), not_executed, quick=True)
-fault("B", "test: the weight file is a pickle that would run code", attacked_by_pickle, refused("student.pth"), not_executed)
+fault(
+    "B",
+    "test: the weight file is a pickle that would run code",
+    attacked_by_pickle,
+    refused("student.pth"),
+    not_executed,
+)
 
 
 # --- a checkpoint in which something is wrong ---
 
 REQUIRED = (
-    "state_dict", "optimizer", "scheduler", "random", "sampler", "plan", "epoch", "iteration", "best_metric", "scaler",
+    "state_dict",
+    "optimizer",
+    "scheduler",
+    "random",
+    "sampler",
+    "plan",
+    "epoch",
+    "iteration",
+    "best_metric",
+    "scaler",
     "format",
-)  # fmt: skip
+)
 for _key in REQUIRED:
     fault(
-        "B", f"resume: a checkpoint without {_key!r}", resumed_with(lambda path, key=_key: edit(path, lambda c: c.pop(key))),
-        equals_or_refused("model_last.pth", "state_dict|training state" if _key == "state_dict" else f"{_key}|training state"),
-    )  # fmt: skip
+        "B",
+        f"resume: a checkpoint without {_key!r}",
+        resumed_with(lambda path, key=_key: edit(path, lambda c: c.pop(key))),
+        equals_or_refused(
+            "model_last.pth", "state_dict|training state" if _key == "state_dict" else f"{_key}|training state"
+        ),
+    )
     for _value in (None, "x", {}):
         if _key != "scaler" or _value != {}:
             fault(
-                "B", f"resume: a checkpoint whose {_key!r} is {_value!r}",
+                "B",
+                f"resume: a checkpoint whose {_key!r} is {_value!r}",
                 resumed_with(lambda path, key=_key, value=_value: edit(path, lambda c: c.update({key: value}))),
                 equals_or_refused("model_last.pth", f"{_key}|training state"),
-            )  # fmt: skip
+            )
 
 
 def _first(content: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -211,12 +238,14 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a random state is cut": (lambda c: c["random"][0].update(torch=torch.zeros(3, dtype=torch.uint8)), "random"),
     "best_metric is NaN": (lambda c: c.update(best_metric=float("nan")), "best_metric"),
     "the plan is empty": (lambda c: c["plan"].clear(), "plan|samples"),
-}  # fmt: skip
+}
 for _what, (_change, _word) in WRONG.items():
     fault(
-        "B", f"resume: a checkpoint in which {_what}", resumed_with(lambda path, change=_change: edit(path, change)),
+        "B",
+        f"resume: a checkpoint in which {_what}",
+        resumed_with(lambda path, change=_change: edit(path, change)),
         equals_or_refused("model_last.pth", _word),
-    )  # fmt: skip
+    )
 
 
 # --- a run that has changed ---
@@ -238,9 +267,14 @@ CHANGED: dict[str, tuple[str, str]] = {
     "the augmentation": ("data.train.transform.0.p=1.0", "transform"),
     "the seed": ("seed=4", "seed"),
     "the size of the network": ("model.backbone.enc_channels=(8,16)", "model.backbone|enc_channels|shape"),
-}  # fmt: skip
+}
 for _what, (_options, _word) in CHANGED.items():
-    fault("B", f"resume: with another setting of {_what}", resumed_with(lambda path: None, *_options.split()), refused(_word))
+    fault(
+        "B",
+        f"resume: with another setting of {_what}",
+        resumed_with(lambda path: None, *_options.split()),
+        refused(_word),
+    )
 
 
 def resumed_with_other_scans(change: Callable[[Stage], Any]) -> Step:
@@ -267,7 +301,12 @@ def _renamed(stage: Stage) -> None:
 fault("B", "resume: with a scan more", resumed_with_other_scans(_one_scan_more), refused("scan|samples"))
 fault("B", "resume: with another scan in the place of one", resumed_with_other_scans(_renamed), refused("scan|samples"))
 for _what, _option in {"log_freq": "log_freq=2", "verbose": "test.verbose=False", "workers": "num_worker=1"}.items():
-    fault("B", f"resume: with another {_what}, which changes no number", resumed_with(lambda path: None, _option), equals_whole)
+    fault(
+        "B",
+        f"resume: with another {_what}, which changes no number",
+        resumed_with(lambda path: None, _option),
+        equals_whole,
+    )
 
 
 def moved(stage: Stage) -> None:
@@ -322,15 +361,33 @@ def _exported(path: Path) -> None:
 for _use, _how in {"test": _tested, "train": _started, "teacher": _distilled, "engine": _predicted_with_engine}.items():
     _file = "teacher.pth" if _use == "teacher" else "student.pth"
     for _seed in range(2):
-        fault("B", f"{_use}: a bit of the weights turned, {_seed}", _how(lambda path, s=_seed: _in_the_weights(path, s)),
-              refused(_file, "damaged|crc"), quick=_use == "test")  # fmt: skip
+        fault(
+            "B",
+            f"{_use}: a bit of the weights turned, {_seed}",
+            _how(lambda path, s=_seed: _in_the_weights(path, s)),
+            refused(_file, "damaged|crc"),
+            quick=_use == "test",
+        )
     fault("B", f"{_use}: the weights are cut", _how(_cut(-3000)), refused(_file, "damaged|not a torch file|crc"))
-    fault("B", f"{_use}: a weight is NaN", _how(lambda path: edit(path, lambda c: _first(c, _poison))), refused(_file, "nan"))
+    fault(
+        "B",
+        f"{_use}: a weight is NaN",
+        _how(lambda path: edit(path, lambda c: _first(c, _poison))),
+        refused(_file, "nan"),
+    )
     fault("B", f"{_use}: the weight file is not there", _how(Path.unlink), refused(_file, "does not exist"))
-    fault("B", f"{_use}: the weights are of another network",
-          _how(lambda path: edit(path, lambda c: c.update(state_dict={"a.weight": torch.zeros(2)}))), refused(_file, "fit"))  # fmt: skip
-fault("B", "test: exported weights with a bit turned",
-      _tested(lambda path: (_exported(path), _in_the_weights(path, 1))), refused("student.pth", "damaged|crc"))  # fmt: skip
+    fault(
+        "B",
+        f"{_use}: the weights are of another network",
+        _how(lambda path: edit(path, lambda c: c.update(state_dict={"a.weight": torch.zeros(2)}))),
+        refused(_file, "fit"),
+    )
+fault(
+    "B",
+    "test: exported weights with a bit turned",
+    _tested(lambda path: (_exported(path), _in_the_weights(path, 1))),
+    refused("student.pth", "damaged|crc"),
+)
 fault("B", "test: exported weights", _tested(_exported), succeeded)
 
 

@@ -14,8 +14,6 @@ from tests.faults.promises import (
     LOST_LOSS,
     OK,
     USER,
-    each,
-    equals_whole,
     equals_whole_numbers,
     keep,
     kept,
@@ -52,13 +50,30 @@ def mended(*words: str, recipe: str = "student", **mount: str) -> Step:
 
 
 for _size in (4, 8, 16, 24, 32, 64, 128, 256, 288, 320, 512, 544, 576, 768, 800, 832, 1024, 1280):
-    fault("C", f"a disk of {_size} KiB", mended(FULL, size=f"{_size}k"), equals_whole_numbers, mounts=True,
-          quick=_size in (16, 512))  # fmt: skip
+    fault(
+        "C",
+        f"a disk of {_size} KiB",
+        mended(FULL, size=f"{_size}k"),
+        equals_whole_numbers,
+        mounts=True,
+        quick=_size in (16, 512),
+    )
 for _files in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14):
     fault("C", f"a disk for {_files} files", mended(FULL, nr_inodes=str(_files)), equals_whole_numbers, mounts=True)
-fault("C", "a disk of 300 KiB, distillation", mended(FULL, recipe="distill", size="300k"), equals_whole_numbers, mounts=True)
-fault("C", "a disk of 600 KiB, a checkpoint every second step", mended(FULL, recipe="often", size="600k"), equals_whole_numbers,
-      mounts=True)  # fmt: skip
+fault(
+    "C",
+    "a disk of 300 KiB, distillation",
+    mended(FULL, recipe="distill", size="300k"),
+    equals_whole_numbers,
+    mounts=True,
+)
+fault(
+    "C",
+    "a disk of 600 KiB, a checkpoint every second step",
+    mended(FULL, recipe="often", size="600k"),
+    equals_whole_numbers,
+    mounts=True,
+)
 
 
 def on_a_disk(change: Any, moment: Moment | None, *words: str) -> Step:
@@ -107,12 +122,23 @@ MOMENTS = {
     "in the first evaluation": Moment("read", 1, "/08/velodyne/000001"),
     "in the precise test": Moment("read", 4, "/08/velodyne/000001"),
 }
-fault("C", "the disk is read-only from the beginning", on_a_disk(_read_only, None, "read-only|cannot write"), equals_whole_numbers,
-      mounts=True, quick=True)  # fmt: skip
+fault(
+    "C",
+    "the disk is read-only from the beginning",
+    on_a_disk(_read_only, None, "read-only|cannot write"),
+    equals_whole_numbers,
+    mounts=True,
+    quick=True,
+)
 for _when, _moment in MOMENTS.items():
     fault("C", f"the disk is full {_when}", on_a_disk(_full, _moment, FULL), equals_whole_numbers, mounts=True)
-    fault("C", f"rights to the folders are gone {_when}", on_a_disk(_closed, _moment, "permission|cannot write"),
-          equals_whole_numbers, mounts=True)  # fmt: skip
+    fault(
+        "C",
+        f"rights to the folders are gone {_when}",
+        on_a_disk(_closed, _moment, "permission|cannot write"),
+        equals_whole_numbers,
+        mounts=True,
+    )
 
 
 # --- calls of the system that fail from the n-th on; then they work again ---
@@ -140,9 +166,11 @@ for _name in ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES"):
         if _name in ("EIO", "ENOSPC") or _match == ".pth":
             for _nth in _nths:
                 fault(
-                    "C", f"{_name} at {_event} number {_nth} of {_match}", failing(_event, _nth, getattr(errno, _name), _match),
+                    "C",
+                    f"{_name} at {_event} number {_nth} of {_match}",
+                    failing(_event, _nth, getattr(errno, _name), _match),
                     equals_whole_numbers,
-                )  # fmt: skip
+                )
 
 
 # --- limits for the size of a file ---

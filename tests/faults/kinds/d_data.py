@@ -82,11 +82,15 @@ LABELS: dict[str, tuple[Damage, str]] = {
     "are not there": (Path.unlink, "000002.label"),
     "are a folder": (_folder, "000002.label"),
     "must not be read": (make_unreadable, "permission"),
-    "have an unknown class": (lambda path: _labels(path, lambda labels: labels.__setitem__(3, 77)), "unknown raw label 77"),
-    "are random bytes": (
-        lambda path: path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size)), "unknown raw label",
+    "have an unknown class": (
+        lambda path: _labels(path, lambda labels: labels.__setitem__(3, 77)),
+        "unknown raw label 77",
     ),
-}  # fmt: skip
+    "are random bytes": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size)),
+        "unknown raw label",
+    ),
+}
 
 
 def with_damaged(damage: Damage, sequence: str = "00", labels: bool = False, **conditions: Any) -> Step:
@@ -100,12 +104,23 @@ def with_damaged(damage: Damage, sequence: str = "00", labels: bool = False, **c
 
 
 for _what, (_damage, _word) in SCAN.items():
-    fault("D", f"a training scan {_what}", with_damaged(_damage), refused("000002", _word), quick=_what == "has strength 1e30")
+    fault(
+        "D",
+        f"a training scan {_what}",
+        with_damaged(_damage),
+        refused("000002", _word),
+        quick=_what == "has strength 1e30",
+    )
 for _what, (_damage, _word) in LABELS.items():
     fault("D", f"labels of a training scan {_what}", with_damaged(_damage, labels=True), refused("000002", _word))
 for _what in ("is cut in the middle of a point", "has NaN in x", "has strength 1e30"):
     _damage, _word = SCAN[_what]
-    fault("D", f"with a loading process: a training scan {_what}", with_damaged(_damage, num_worker=1), refused("000002", _word))
+    fault(
+        "D",
+        f"with a loading process: a training scan {_what}",
+        with_damaged(_damage, num_worker=1),
+        refused("000002", _word),
+    )
 
 
 fault("D", "a training scan is not there", with_damaged(Path.unlink), succeeded, said("5 scans"))
@@ -143,7 +158,13 @@ def saved_before_evaluation(stage: Stage) -> None:
     stage.train()
 
 
-fault("D", "a damaged validation scan costs no step", saved_before_evaluation, refused("08_000002", "nan"), saved_at(EPOCH_STEPS))
+fault(
+    "D",
+    "a damaged validation scan costs no step",
+    saved_before_evaluation,
+    refused("08_000002", "nan"),
+    saved_at(EPOCH_STEPS),
+)
 
 
 # --- in the middle of a run ---
@@ -195,8 +216,18 @@ def closed(*parts: str) -> Step:
     return inject
 
 
-for _parts in ((), ("dataset", "sequences"), ("dataset", "sequences", "00", "velodyne"), ("dataset", "sequences", "08")):
-    fault("D", f"the folder {'/'.join(('data', *_parts))} must not be read", closed(*_parts), refused("permission", "data"))
+for _parts in (
+    (),
+    ("dataset", "sequences"),
+    ("dataset", "sequences", "00", "velodyne"),
+    ("dataset", "sequences", "08"),
+):
+    fault(
+        "D",
+        f"the folder {'/'.join(('data', *_parts))} must not be read",
+        closed(*_parts),
+        refused("permission", "data"),
+    )
 
 
 def only_one(stage: Stage) -> None:
@@ -292,9 +323,10 @@ NUSCENES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an entry names a scan that is not there": (_info(lidar_path="samples/x.pcd.bin"), "x.pcd.bin"),
     "a scan is cut": (lambda root: os.truncate(root / "raw/samples/train1.pcd.bin", 33), "train1"),
     "labels are out of range": (
-        lambda root: (root / "raw/lidarseg/train1_lidarseg.bin").write_bytes(bytes([200]) * 60), "unknown raw label 200",
+        lambda root: (root / "raw/lidarseg/train1_lidarseg.bin").write_bytes(bytes([200]) * 60),
+        "unknown raw label 200",
     ),
-}  # fmt: skip
+}
 for _what, (_damage, _word) in NUSCENES.items():
     fault("D", f"nuScenes: {_what}", on_layout("nuscenes", _damage), refused(_word))
 fault("D", "nuScenes: nothing", on_layout("nuscenes", lambda root: None), succeeded)

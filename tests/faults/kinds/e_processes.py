@@ -60,16 +60,30 @@ def told_and_resumed(*words: str, act: Act, recipe: str, moment: Moment, at_leas
 for _name in ("SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT", "SIGBUS"):
     for _step in (1, EPOCH_STEPS + 2) if _name in ("SIGKILL", "SIGSEGV") else (EPOCH_STEPS + 2,):
         fault(
-            "E", f"a loading process gets {_name} in step {_step}",
+            "E",
+            f"a loading process gets {_name} in step {_step}",
             told_and_resumed(
-                "loading|worker", act=send_workers(getattr(signal, _name)), recipe="workers",
-                moment=Moment("step", _step), at_least=_step,
+                "loading|worker",
+                act=send_workers(getattr(signal, _name)),
+                recipe="workers",
+                moment=Moment("step", _step),
+                at_least=_step,
             ),
-            equals_whole_numbers, quick=_name == "SIGKILL" and _step > 1,
-        )  # fmt: skip
-fault("E", "all loading processes get SIGKILL in an evaluation", told_and_resumed(
-    "loading|worker", act=send_workers(signal.SIGKILL, first=False), recipe="workers",
-    moment=Moment("write", 1, "model_last"), at_least=None), equals_whole_numbers)  # fmt: skip
+            equals_whole_numbers,
+            quick=_name == "SIGKILL" and _step > 1,
+        )
+fault(
+    "E",
+    "all loading processes get SIGKILL in an evaluation",
+    told_and_resumed(
+        "loading|worker",
+        act=send_workers(signal.SIGKILL, first=False),
+        recipe="workers",
+        moment=Moment("write", 1, "model_last"),
+        at_least=None,
+    ),
+    equals_whole_numbers,
+)
 
 
 def kill_server(running: Running, pid: int) -> None:
@@ -77,14 +91,20 @@ def kill_server(running: Running, pid: int) -> None:
     running.send(signal.SIGKILL, running.family("multiprocessing.forkserver")[0])
 
 
-fault("E", "the server of the loading processes gets SIGKILL", told_and_resumed(
-    "loading|worker", act=kill_server, recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)), equals_whole_numbers)  # fmt: skip
+fault(
+    "E",
+    "the server of the loading processes gets SIGKILL",
+    told_and_resumed("loading|worker", act=kill_server, recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)),
+    equals_whole_numbers,
+)
 
 
 def stopped_worker(stage: Stage) -> None:
     """Loading processes stand still, as on a file server that does not answer; the run says so, and goes on later."""
     stage.use("workers")
-    running = stage.start("train", *stage.command(), moment=Moment("step", 2), then=send_workers(signal.SIGSTOP, first=False))
+    running = stage.start(
+        "train", *stage.command(), moment=Moment("step", 2), then=send_workers(signal.SIGSTOP, first=False)
+    )
     _wakes_after_word(stage, running, running.workers)
 
 
@@ -108,9 +128,14 @@ def _wakes_after_word(stage: Stage, running: Running, who) -> None:
 
 fault("E", "loading processes are stopped, then go on", stopped_worker, equals_whole_numbers)
 for _name in ("SIGHUP", "SIGQUIT", "SIGUSR1"):
-    fault("E", f"{_name} to a run and its loading processes", told_and_resumed(
-        act=send(getattr(signal, _name), group=True), recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)),
-        equals_whole)  # fmt: skip
+    fault(
+        "E",
+        f"{_name} to a run and its loading processes",
+        told_and_resumed(
+            act=send(getattr(signal, _name), group=True), recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)
+        ),
+        equals_whole,
+    )
 
 
 def few_files(limit: int, recipe: str) -> Step:
@@ -186,7 +211,13 @@ def over(run: str, *options: str) -> Step:
 for _run, _what in (("whole", "finished"), ("half", "half-finished")):
     for _options in ((), ("seed=9",), ("model.backbone.drop_path=0.0",), ("evaluate=False",)):
         more = f", {_options[0]}" if _options else ""
-        fault("E", f"a new run over a {_what} one{more}", over(_run, *_options), kept, quick=_run == "half" and not _options)
+        fault(
+            "E",
+            f"a new run over a {_what} one{more}",
+            over(_run, *_options),
+            kept,
+            quick=_run == "half" and not _options,
+        )
 
 
 def test_beside(stage: Stage) -> None:
@@ -196,7 +227,11 @@ def test_beside(stage: Stage) -> None:
     def act(running: Running, pid: int) -> None:
         stage.test()
 
-    stage.end(stage.start("test", *stage.command(f"weight={stage.weight()}"), moment=Moment("read", 2, "/08/velodyne"), then=act))
+    stage.end(
+        stage.start(
+            "test", *stage.command(f"weight={stage.weight()}"), moment=Moment("read", 2, "/08/velodyne"), then=act
+        )
+    )
 
 
 def one_result(stage: Stage) -> None:
@@ -240,9 +275,19 @@ def two(act: Act, *words: str, step: int = EPOCH_STEPS + 2, at: int = 0, codes: 
 
 fault("E", "two processes: nothing at all", lambda stage: (stage.use("two"), stage.train()), equals_whole)
 for _number in (0, 1):
-    fault("E", f"two processes: rank {_number} gets SIGKILL", two(rank(_number, signal.SIGKILL), "rank|process"), equals_whole_numbers)
+    fault(
+        "E",
+        f"two processes: rank {_number} gets SIGKILL",
+        two(rank(_number, signal.SIGKILL), "rank|process"),
+        equals_whole_numbers,
+    )
     fault("E", f"two processes: rank {_number} gets SIGTERM", two(rank(_number, signal.SIGTERM)), equals_whole_numbers)
-    fault("E", f"two processes: rank {_number} gets SIGSEGV", two(rank(_number, signal.SIGSEGV), "rank|process"), equals_whole_numbers)
+    fault(
+        "E",
+        f"two processes: rank {_number} gets SIGSEGV",
+        two(rank(_number, signal.SIGSEGV), "rank|process"),
+        equals_whole_numbers,
+    )
 fault("E", "two processes: the launcher gets SIGKILL", two(KILL), equals_whole_numbers)
 fault("E", "two processes: the launcher gets SIGTERM", two(send(signal.SIGTERM)), equals_whole_numbers)
 fault("E", "two processes: SIGINT to all", two(send(signal.SIGINT, group=True)), equals_whole_numbers)
@@ -264,7 +309,10 @@ def two_stopped(stage: Stage) -> None:
     """A rank stands still; the other one says so."""
     stage.use("two")
     running = stage.start(
-        "train", *stage.command(flags=("--num-gpus", "2")), moment=Moment("step", 4, rank=0), then=rank(1, signal.SIGSTOP)
+        "train",
+        *stage.command(flags=("--num-gpus", "2")),
+        moment=Moment("step", 4, rank=0),
+        then=rank(1, signal.SIGSTOP),
     )
     _wakes_after_word(stage, running, lambda: running.family("spawn_main"))
 
@@ -331,17 +379,54 @@ def free_port() -> int:
 
 
 fault("E", "the port of the first machine is taken", taken_port, refused("port|address", codes=FAILED))
-fault("E", "the first machine does not exist", other_machine("tcp://no.such.host.invalid:29500", "1"), refused("no.such.host", codes=FAILED))
-fault("E", "the first machine is not there", lambda stage: other_machine(f"tcp://127.0.0.1:{free_port()}", "1")(stage),
-      refused("127.0.0.1|machine", codes=FAILED))  # fmt: skip
-fault("E", "the second machine never comes", lambda stage: other_machine(f"tcp://127.0.0.1:{free_port()}", "0")(stage),
-      refused("machine|process|rank", codes=FAILED))  # fmt: skip
-fault("E", "srun without torchrun: the other task never comes",
-      lambda stage: stage.train(*PATIENCE, env={"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_NODELIST": "localhost",
-                                     "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "77", "SLURM_NNODES": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}),
-      refused("slurm|task|process", codes=FAILED))  # fmt: skip
-fault("E", "the precise test is interrupted", told_and_resumed(
-    act=send(signal.SIGINT), recipe="student", moment=Moment("read", 4, "/08/velodyne/000001")), equals_whole)  # fmt: skip
-fault("E", "train is interrupted before it has read its config",
-      lambda stage: stage.interrupted(Moment("read", 1, "config.py"), send(signal.SIGINT)), ended(INTERRUPTED), said("interrupted"))  # fmt: skip
+fault(
+    "E",
+    "the first machine does not exist",
+    other_machine("tcp://no.such.host.invalid:29500", "1"),
+    refused("no.such.host", codes=FAILED),
+)
+fault(
+    "E",
+    "the first machine is not there",
+    lambda stage: other_machine(f"tcp://127.0.0.1:{free_port()}", "1")(stage),
+    refused("127.0.0.1|machine", codes=FAILED),
+)
+fault(
+    "E",
+    "the second machine never comes",
+    lambda stage: other_machine(f"tcp://127.0.0.1:{free_port()}", "0")(stage),
+    refused("machine|process|rank", codes=FAILED),
+)
+fault(
+    "E",
+    "srun without torchrun: the other task never comes",
+    lambda stage: stage.train(
+        *PATIENCE,
+        env={
+            "SLURM_PROCID": "0",
+            "SLURM_NTASKS": "2",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODELIST": "localhost",
+            "SLURM_JOB_NODELIST": "localhost",
+            "SLURM_JOB_ID": "77",
+            "SLURM_NNODES": "1",
+            "SLURM_STEP_ID": "0",
+            "SLURM_STEP_NUM_TASKS": "2",
+        },
+    ),
+    refused("slurm|task|process", codes=FAILED),
+)
+fault(
+    "E",
+    "the precise test is interrupted",
+    told_and_resumed(act=send(signal.SIGINT), recipe="student", moment=Moment("read", 4, "/08/velodyne/000001")),
+    equals_whole,
+)
+fault(
+    "E",
+    "train is interrupted before it has read its config",
+    lambda stage: stage.interrupted(Moment("read", 1, "config.py"), send(signal.SIGINT)),
+    ended(INTERRUPTED),
+    said("interrupted"),
+)
 assert STEPS > EPOCH_STEPS + 2

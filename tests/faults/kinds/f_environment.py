@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.case import Step, fault
-from tests.faults.promises import LOST_LOSS, OK, USER, equals_whole, equals_whole_numbers, nothing_saved, refused, succeeded
+from tests.faults.promises import (
+    LOST_LOSS,
+    OK,
+    USER,
+    equals_whole,
+    equals_whole_numbers,
+    nothing_saved,
+    refused,
+    succeeded,
+)
 from tests.faults.stage import Stage, make_unreadable
 
 FAILED = (USER, LOST_LOSS)
@@ -35,15 +44,23 @@ def _made(path: str, text: str | None = "x") -> Callable[[Stage], Any]:
 
 for _what, _prepare, _words in (
     ("save_path is a file", _made("run"), ("run", "file")),
-    ("save_path is below a file", lambda stage: (_made("run")(stage), setattr(stage, "run", stage.run / "deeper")), ("run",)),
+    (
+        "save_path is below a file",
+        lambda stage: (_made("run")(stage), setattr(stage, "run", stage.run / "deeper")),
+        ("run",),
+    ),
     ("save_path/model is a file", _made("run/model"), ("model",)),
     ("save_path/result is a file", _made("run/result"), ("result",)),
     ("save_path/train.log is a folder", _made("run/train.log", None), ("train.log",)),
     ("save_path/config.py is a folder", _made("run/config.py", None), ("config.py",)),
     ("save_path/environment.json is a folder", _made("run/environment.json", None), ("environment.json",)),
     ("save_path/model/model_last.pth is a folder", _made("run/model/model_last.pth", None), ("model_last.pth",)),
-    ("save_path/train.log is on a full disk", lambda stage: (stage.run.mkdir(), (stage.run / "train.log").symlink_to("/dev/full")), ("train.log|space",)),
-):  # fmt: skip
+    (
+        "save_path/train.log is on a full disk",
+        lambda stage: (stage.run.mkdir(), (stage.run / "train.log").symlink_to("/dev/full")),
+        ("train.log|space",),
+    ),
+):
     fault("F", _what, prepared(_prepare), refused(*_words, codes=FAILED), quick=_what == "save_path/model is a file")
 
 
@@ -67,7 +84,12 @@ def closed_run(mode: int) -> Step:
 
 
 for _mode in (0o000, 0o500, 0o400, 0o200):
-    fault("F", f"the folder above save_path has rights {_mode:o}", closed_parent(_mode), refused("permission", codes=FAILED))
+    fault(
+        "F",
+        f"the folder above save_path has rights {_mode:o}",
+        closed_parent(_mode),
+        refused("permission", codes=FAILED),
+    )
     fault("F", f"save_path has rights {_mode:o}", closed_run(_mode), refused("permission", codes=FAILED))
 
 
@@ -75,8 +97,18 @@ def at(path: str) -> Step:
     return lambda stage: (setattr(stage, "run", Path(path)), stage.train())
 
 
-fault("F", "save_path has a name of 300 letters", lambda stage: at(str(stage.folder / ("a" * 300)))(stage), refused("name too long|too long"))
-fault("F", "save_path has 5000 letters", lambda stage: at(str(stage.folder) + "/a" * 2500)(stage), refused("name too long|too long"))
+fault(
+    "F",
+    "save_path has a name of 300 letters",
+    lambda stage: at(str(stage.folder / ("a" * 300)))(stage),
+    refused("name too long|too long"),
+)
+fault(
+    "F",
+    "save_path has 5000 letters",
+    lambda stage: at(str(stage.folder) + "/a" * 2500)(stage),
+    refused("name too long|too long"),
+)
 fault("F", "save_path lies in /proc", at("/proc/run"), refused("/proc/run", codes=FAILED))
 fault("F", "save_path lies in /dev/null", at("/dev/null/run"), refused("/dev/null", codes=FAILED))
 fault("F", "save_path is empty", lambda stage: stage.train("save_path=''"), refused("save_path"))
@@ -91,7 +123,12 @@ def _linked(target: str) -> Callable[[Stage], Any]:
 
 fault("F", "save_path is a link to nothing", prepared(_linked("nowhere/at/all")), refused("run", codes=FAILED))
 fault("F", "save_path is a link to itself", prepared(_linked("run")), refused("run", codes=FAILED))
-fault("F", "save_path is a link to a folder", prepared(lambda stage: (_made("real", None)(stage), _linked("real")(stage))), equals_whole)
+fault(
+    "F",
+    "save_path is a link to a folder",
+    prepared(lambda stage: (_made("real", None)(stage), _linked("real")(stage))),
+    equals_whole,
+)
 
 NAMES = {
     "a space": "my run",
@@ -124,8 +161,12 @@ for _what, _name in NAMES.items():
     fault("F", f"the name of the run has {_what}", named(_name), equals_whole)
 for _locale in ("C", "POSIX", "en_US.ISO-8859-1", "nonsense"):
     for _what in ("an umlaut", "a byte that is not UTF-8"):
-        fault("F", f"the name of the run has {_what} under LC_ALL={_locale}",
-              named(NAMES[_what], env={"LC_ALL": _locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, fresh=True), equals_whole)  # fmt: skip
+        fault(
+            "F",
+            f"the name of the run has {_what} under LC_ALL={_locale}",
+            named(NAMES[_what], env={"LC_ALL": _locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, fresh=True),
+            equals_whole,
+        )
 
 # --- terminals and pipes ---
 
@@ -139,24 +180,62 @@ for _what, _shell in {
     "standard output and error end at once": '"$@" 2>&1 | true; exit ${PIPESTATUS[0]}',
 }.items():
     fault("F", _what, lambda stage, shell=_shell: stage.train(fresh=True, shell=shell), equals_whole)
-fault("F", "an error while standard output is closed",
-      lambda stage: stage.train("epoch=-1", fresh=True, shell='"$@" >&-'), refused("epoch"))  # fmt: skip
+fault(
+    "F",
+    "an error while standard output is closed",
+    lambda stage: stage.train("epoch=-1", fresh=True, shell='"$@" >&-'),
+    refused("epoch"),
+)
 for _encoding in ("ascii", "latin-1"):
-    fault("F", f"PYTHONIOENCODING={_encoding} and a name with Chinese letters",
-          named(NAMES["Chinese"], fresh=True, env={"PYTHONIOENCODING": _encoding}), equals_whole)  # fmt: skip
+    fault(
+        "F",
+        f"PYTHONIOENCODING={_encoding} and a name with Chinese letters",
+        named(NAMES["Chinese"], fresh=True, env={"PYTHONIOENCODING": _encoding}),
+        equals_whole,
+    )
 
 # --- variables ---
 
-for _name, _value in {
-    "HOME": None, "HOME ": "/nowhere", "TMPDIR": "/nowhere", "PATH": "", "PATH ": None, "TZ": "Nowhere/None", "COLUMNS": "0",
-    "COLUMNS ": "abc", "LANG": "xx_YY", "TERM": "", "NO_COLOR": "1", "CI": "1", "CUDA_VISIBLE_DEVICES": "99",
-    "PYTHONHASHSEED": "17", "LANGUAGE": "de", "USER": None, "SLURM_JOB_ID": "5", "MASTER_PORT": "29500", "WORLD_SIZE": "1",
-}.items():  # fmt: skip
-    _shown = "unset" if _value is None else f"={_value}"
-    fault("F", f"{_name.strip()} {_shown}", lambda stage, n=_name.strip(), v=_value: stage.train(env={n: v}), equals_whole)
-fault("F", "a new interpreter with another hash seed", lambda stage: stage.train(fresh=True, env={"PYTHONHASHSEED": "4242"}), equals_whole)
-fault("F", "every warning is an error", lambda stage: stage.train(fresh=True, env={"PYTHONWARNINGS": "error::UserWarning"}), equals_whole)
-fault("F", "Python optimises assertions away", lambda stage: stage.train(fresh=True, env={"PYTHONOPTIMIZE": "1"}), equals_whole)
+VARIABLES: tuple[tuple[str, str | None], ...] = (
+    ("HOME", None),
+    ("HOME", "/nowhere"),
+    ("TMPDIR", "/nowhere"),
+    ("PATH", ""),
+    ("PATH", None),
+    ("TZ", "Nowhere/None"),
+    ("COLUMNS", "0"),
+    ("COLUMNS", "abc"),
+    ("LANG", "xx_YY"),
+    ("TERM", ""),
+    ("NO_COLOR", "1"),
+    ("CUDA_VISIBLE_DEVICES", "99"),
+    ("LANGUAGE", "de"),
+    ("USER", None),
+    ("SLURM_JOB_ID", "5"),
+    ("MASTER_PORT", "29500"),
+    ("WORLD_SIZE", "1"),
+)
+for _name, _value in VARIABLES:
+    _shown = f"{_name} unset" if _value is None else f"{_name}={_value}"
+    fault("F", _shown, lambda stage, n=_name, v=_value: stage.train(env={n: v}), equals_whole)
+fault(
+    "F",
+    "a new interpreter with another hash seed",
+    lambda stage: stage.train(fresh=True, env={"PYTHONHASHSEED": "4242"}),
+    equals_whole,
+)
+fault(
+    "F",
+    "every warning is an error",
+    lambda stage: stage.train(fresh=True, env={"PYTHONWARNINGS": "error::UserWarning"}),
+    equals_whole,
+)
+fault(
+    "F",
+    "Python optimises assertions away",
+    lambda stage: stage.train(fresh=True, env={"PYTHONOPTIMIZE": "1"}),
+    equals_whole,
+)
 for _name, _value, _word in (
     ("POINTCEPT_DEVICE", "tpu", "POINTCEPT_DEVICE"),
     ("POINTCEPT_DEVICE", "cuda", "cuda|gpu"),
@@ -167,22 +246,44 @@ for _name, _value, _word in (
 ):
     _holds = refused(_word) if _word else equals_whole
     fault("F", f"{_name}={_value}", lambda stage, n=_name, v=_value: stage.train(env={n: v}), _holds)
-fault("F", "OMP_NUM_THREADS=abc", lambda stage: stage.train(fresh=True, env={"OMP_NUM_THREADS": "abc"}), equals_whole_numbers)
+fault(
+    "F",
+    "OMP_NUM_THREADS=abc",
+    lambda stage: stage.train(fresh=True, env={"OMP_NUM_THREADS": "abc"}),
+    equals_whole_numbers,
+)
 
 # --- limits, rights and places of the process ---
 
 for _umask in (0o077, 0o777, 0o222):
     _holds = equals_whole if _umask == 0o077 else lambda stage: None
-    fault("F", f"umask {_umask:03o}", lambda stage, umask=_umask: (
-        stage.train(umask=umask), refused("permission", codes=FAILED)(stage) if stage.ending.code != OK else None), _holds)  # fmt: skip
+    fault(
+        "F",
+        f"umask {_umask:03o}",
+        lambda stage, umask=_umask: (
+            stage.train(umask=umask),
+            refused("permission", codes=FAILED)(stage) if stage.ending.code != OK else None,
+        ),
+        _holds,
+    )
 for _limit in (6, 10, 16, 24, 64):
-    fault("F", f"ulimit -n {_limit}", lambda stage, limit=_limit: (
-        stage.train(limits={resource.RLIMIT_NOFILE: limit}),
-        refused("file", codes=FAILED)(stage) if stage.ending.code != OK else equals_whole(stage)))  # fmt: skip
+    fault(
+        "F",
+        f"ulimit -n {_limit}",
+        lambda stage, limit=_limit: (
+            stage.train(limits={resource.RLIMIT_NOFILE: limit}),
+            refused("file", codes=FAILED)(stage) if stage.ending.code != OK else equals_whole(stage),
+        ),
+    )
 for _room in (0, 1, 8, 64):
-    fault("F", f"memory for {_room} MiB more than the imports take", lambda stage, room=_room: (
-        stage.train(limits={resource.RLIMIT_AS: _size_now() + (room << 20)}),
-        refused("memory", codes=FAILED)(stage) if stage.ending.code != OK else equals_whole(stage)))  # fmt: skip
+    fault(
+        "F",
+        f"memory for {_room} MiB more than the imports take",
+        lambda stage, room=_room: (
+            stage.train(limits={resource.RLIMIT_AS: _size_now() + (room << 20)}),
+            refused("memory", codes=FAILED)(stage) if stage.ending.code != OK else equals_whole(stage),
+        ),
+    )
 
 
 def _size_now() -> int:
@@ -202,7 +303,12 @@ def in_a_closed_folder(stage: Stage) -> None:
     stage.train(cwd=place)
 
 
-fault("F", "the working folder is gone", in_a_folder_that_is_gone, lambda stage: None if stage.ending.code == OK else refused()(stage))
+fault(
+    "F",
+    "the working folder is gone",
+    in_a_folder_that_is_gone,
+    lambda stage: None if stage.ending.code == OK else refused()(stage),
+)
 fault("F", "the working folder is read-only", in_a_closed_folder, equals_whole)
 
 # --- the config file ---
@@ -228,21 +334,45 @@ def _closed_config(stage: Stage) -> None:
 
 fault("F", "the config is not there", with_config(None), refused("own.py"))
 fault("F", "the config must not be read", _closed_config, refused("own.py", "permission"))
-fault("F", "the config is a folder", lambda stage: stage.call("train", "--config", str(stage.folder)), refused("folder|directory"))
+fault(
+    "F",
+    "the config is a folder",
+    lambda stage: stage.call("train", "--config", str(stage.folder)),
+    refused("folder|directory"),
+)
 fault("F", "the config is /dev/null", lambda stage: stage.call("train", "--config", "/dev/null"), refused("/dev/null"))
-fault("F", "the config is a named pipe", lambda stage: (os.mkfifo(stage.folder / "own.py"), with_config(None)(stage)), refused("own.py"))
+fault(
+    "F",
+    "the config is a named pipe",
+    lambda stage: (os.mkfifo(stage.folder / "own.py"), with_config(None)(stage)),
+    refused("own.py"),
+)
 for _what, _content in {
-    "is empty": b"", "is not UTF-8": b"BASE# \xff\xfe\n", "is UTF-16": "epoch = 1\n".encode("utf-16"), "has a null byte": b"BASE\0",
-    "is a picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "is cut in a string": b"BASEsave_path = 'exp",
-}.items():  # fmt: skip
+    "is empty": b"",
+    "is not UTF-8": b"BASE# \xff\xfe\n",
+    "is UTF-16": "epoch = 1\n".encode("utf-16"),
+    "has a null byte": b"BASE\0",
+    "is a picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+    "is cut in a string": b"BASEsave_path = 'exp",
+}.items():
     fault("F", f"the config {_what}", with_config(_content), refused("own.py"))
 for _what, _content in {
-    "has Windows line ends": b"BASElog_freq = 2\r\n", "begins with a byte order mark": b"\xef\xbb\xbfBASE",
-    "has no end of line": b"BASElog_freq = 2", "has umlauts": "BASE# läuft\n".encode(),
-}.items():  # fmt: skip
+    "has Windows line ends": b"BASElog_freq = 2\r\n",
+    "begins with a byte order mark": b"\xef\xbb\xbfBASE",
+    "has no end of line": b"BASElog_freq = 2",
+    "has umlauts": "BASE# läuft\n".encode(),
+}.items():
     fault("F", f"the config {_what}", with_config(_content), equals_whole)
-fault("F", "the run's config.py is trained again", lambda stage: (
-    stage.take(stage.world.whole("student")),
-    stage.call("train", "--config", str(stage.run / "config.py"), "--options", f"save_path={stage.folder / 'again'}"),
-    setattr(stage, "run", stage.folder / "again")), equals_whole)  # fmt: skip
+fault(
+    "F",
+    "the run's config.py is trained again",
+    lambda stage: (
+        stage.take(stage.world.whole("student")),
+        stage.call(
+            "train", "--config", str(stage.run / "config.py"), "--options", f"save_path={stage.folder / 'again'}"
+        ),
+        setattr(stage, "run", stage.folder / "again"),
+    ),
+    equals_whole,
+)
 fault("F", "a config below a folder with a space", with_config(b"BASE", name="my config.py"), succeeded)

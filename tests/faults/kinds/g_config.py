@@ -129,10 +129,21 @@ for _option, _words in VALUES.items():
     if _option in WORKS:
         fault("G", f"--options {_option}", trained(_option), succeeded)
     elif _option == LOSES:
-        fault("G", f"--options {_option}", trained(_option, "scheduler={'type':'ConstantLR'}", "param_dicts=None"),
-              lambda stage, words=_words: refused(*words, codes=(1,))(stage) if stage.ending.code else None)  # fmt: skip
+        fault(
+            "G",
+            f"--options {_option}",
+            trained(_option, "scheduler={'type':'ConstantLR'}", "param_dicts=None"),
+            lambda stage, words=_words: refused(*words, codes=(1,))(stage) if stage.ending.code else None,
+        )
     else:
-        fault("G", f"--options {_option}", trained(_option), refused(*_words), nothing_saved, quick=_option.endswith("=-1"))
+        fault(
+            "G",
+            f"--options {_option}",
+            trained(_option),
+            refused(*_words),
+            nothing_saved,
+            quick=_option.endswith("=-1"),
+        )
 
 # --- config files: BASE is the recipe's ---
 
@@ -152,7 +163,10 @@ TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "holds bytes": ("BASEsave_path = b'x'\n", ("save_path",)),
     "holds a dict that contains itself": ("BASEmodel = {}\nmodel['model'] = model\n", ("own.py|model",)),
     "holds a list that contains itself": ("BASEhooks = []\nhooks.append(hooks)\n", ("own.py|hooks",)),
-    "is nested a thousand deep": ("BASEmodel = {}\nfor _ in range(1000):\n    model = {'a': model}\n", ("own.py|model",)),
+    "is nested a thousand deep": (
+        "BASEmodel = {}\nfor _ in range(1000):\n    model = {'a': model}\n",
+        ("own.py|model",),
+    ),
     "is its own base": ("_base_ = ['own.py']\n", ("own.py", "itself|cycle|circle|base")),
     "has a base that is not there": ("_base_ = ['nowhere.py']\n", ("nowhere.py",)),
     "has a base that is a folder": ("_base_ = ['.']\n", ("folder|directory|base",)),
@@ -184,8 +198,12 @@ def with_text(text: str, *options: str) -> Step:
 
 for _what, (_text, _words) in TEXTS.items():
     if _what in MAY_WORK:
-        fault("G", f"a config that {_what}", with_text(_text),
-              lambda stage, words=_words: refused(*words)(stage) if stage.ending.code else None)  # fmt: skip
+        fault(
+            "G",
+            f"a config that {_what}",
+            with_text(_text),
+            lambda stage, words=_words: refused(*words)(stage) if stage.ending.code else None,
+        )
     else:
         fault("G", f"a config that {_what}", with_text(_text), refused(*_words), nothing_saved)
 
@@ -202,19 +220,47 @@ fault("G", "two configs that are each other's base", two_bases, refused("own.py"
 # --- other tools ---
 
 for _tool in ("train", "test", "predict", "study", "ablation", "benchmark", "benchmark_data", "compare"):
-    fault("G", f"{_tool} without arguments", lambda stage, tool=_tool: stage.call(tool), ended(USER), said("usage|error: "))
+    fault(
+        "G",
+        f"{_tool} without arguments",
+        lambda stage, tool=_tool: stage.call(tool),
+        ended(USER),
+        said("usage|error: "),
+    )
     if _tool != "compare":
-        fault("G", f"{_tool} with a config that is not there",
-              lambda stage, tool=_tool: stage.call(tool, "--config", "nowhere.py", *_needed(tool)), refused("nowhere.py"))  # fmt: skip
+        fault(
+            "G",
+            f"{_tool} with a config that is not there",
+            lambda stage, tool=_tool: stage.call(tool, "--config", "nowhere.py", *_needed(tool)),
+            refused("nowhere.py"),
+        )
 
 
 def _needed(tool: str) -> tuple[str, ...]:
     return ("--scan", "x", "--out", "y") if tool == "predict" else ()
 
 
-fault("G", "train with an unknown flag", lambda stage: stage.call("train", "--confg", "x"), ended(USER), said("usage", "--confg|--config"))
-fault("G", "train with words as number of GPUs", lambda stage: stage.train(flags=("--num-gpus", "two")), ended(USER), said("--num-gpus", "two"))
-for _what, _content in (("is a text", "x"), ("is cut", '{"a": '), ("is a list", "[1]"), ("is empty", ""), ("is not there", None)):
+fault(
+    "G",
+    "train with an unknown flag",
+    lambda stage: stage.call("train", "--confg", "x"),
+    ended(USER),
+    said("usage", "--confg|--config"),
+)
+fault(
+    "G",
+    "train with words as number of GPUs",
+    lambda stage: stage.train(flags=("--num-gpus", "two")),
+    ended(USER),
+    said("--num-gpus", "two"),
+)
+for _what, _content in (
+    ("is a text", "x"),
+    ("is cut", '{"a": '),
+    ("is a list", "[1]"),
+    ("is empty", ""),
+    ("is not there", None),
+):
 
     def compared(stage: Stage, content: str | None = _content) -> None:
         folder = stage.folder / "one" / "result"

@@ -67,7 +67,13 @@ def scan_read(number: int) -> Moment:
 
 
 for _scan in range(VAL_SCANS):
-    fault("H", f"test: kill -9 while scan {_scan} is read", stopped_test(scan_read(_scan)), equals_whole_test, quick=_scan == 1)
+    fault(
+        "H",
+        f"test: kill -9 while scan {_scan} is read",
+        stopped_test(scan_read(_scan)),
+        equals_whole_test,
+        quick=_scan == 1,
+    )
 for _place, _moment in {
     "before the first prediction gets its name": Moment("rename", 1, "predictions"),
     "before the last prediction gets its name": Moment("rename", VAL_SCANS, "predictions"),
@@ -76,7 +82,13 @@ for _place, _moment in {
     "while the weights are opened": Moment("read", 1, "student.pth"),
 }.items():
     fault("H", f"test: kill -9 {_place}", stopped_test(_moment), equals_whole_test)
-for _name, _code in {"SIGINT": INTERRUPTED, "SIGTERM": AGAIN, "SIGHUP": AGAIN, "SIGUSR1": AGAIN, "SIGQUIT": AGAIN}.items():
+for _name, _code in {
+    "SIGINT": INTERRUPTED,
+    "SIGTERM": AGAIN,
+    "SIGHUP": AGAIN,
+    "SIGUSR1": AGAIN,
+    "SIGQUIT": AGAIN,
+}.items():
 
     def _stopped(stage: Stage, name: str = _name, code: int = _code) -> None:
         stage.notes["files"] = whole_test(stage)
@@ -108,7 +120,12 @@ for _name in ("SIGKILL", "SIGSEGV", "SIGTERM"):
             stage.test(*KEEP, "num_worker=1")
 
     fault("H", f"test: its loading process gets {_name}", _without_worker, equals_whole_test)
-fault("H", "test: kill -9 with a loading process", stopped_test(Moment("rename", 2, "predictions"), KILL, "num_worker=1"), equals_whole_test)
+fault(
+    "H",
+    "test: kill -9 with a loading process",
+    stopped_test(Moment("rename", 2, "predictions"), KILL, "num_worker=1"),
+    equals_whole_test,
+)
 
 
 # --- older results in the folder ---
@@ -137,12 +154,27 @@ def _other_weights(stage: Stage) -> None:
 
 for _stop in (False, True):
     _when = "that was killed" if _stop else "that has ended"
-    fault("H", f"test: after a test of other weights {_when}", over_another(_other_weights, stop=_stop), equals_whole_test, quick=_stop)
-    fault("H", f"test: after a test with other views {_when}",
-          over_another(lambda stage: None, "data.test.test_cfg.aug_transform=[[],[{'type':'RandomFlip','p':1}]]", stop=_stop),
-          equals_whole_test)  # fmt: skip
-    fault("H", f"test: after a test with other voxels {_when}",
-          over_another(lambda stage: None, "data.test.test_cfg.voxelize.grid_size=1.0", stop=_stop), equals_whole_test)  # fmt: skip
+    fault(
+        "H",
+        f"test: after a test of other weights {_when}",
+        over_another(_other_weights, stop=_stop),
+        equals_whole_test,
+        quick=_stop,
+    )
+    fault(
+        "H",
+        f"test: after a test with other views {_when}",
+        over_another(
+            lambda stage: None, "data.test.test_cfg.aug_transform=[[],[{'type':'RandomFlip','p':1}]]", stop=_stop
+        ),
+        equals_whole_test,
+    )
+    fault(
+        "H",
+        f"test: after a test with other voxels {_when}",
+        over_another(lambda stage: None, "data.test.test_cfg.voxelize.grid_size=1.0", stop=_stop),
+        equals_whole_test,
+    )
 
 
 def foreign_file(name: str, content: bytes) -> Step:
@@ -167,8 +199,12 @@ def has_fingerprint(stage: Stage) -> None:
 
 
 fault("H", "test: a result says which weights it is of", lambda stage: stage.test(), succeeded, has_fingerprint)
-fault("H", "test: twice the same", lambda stage: (
-    stage.notes.update(files=whole_test(stage)), stage.test(*KEEP), stage.test(*KEEP)), equals_whole_test)  # fmt: skip
+fault(
+    "H",
+    "test: twice the same",
+    lambda stage: (stage.notes.update(files=whole_test(stage)), stage.test(*KEEP), stage.test(*KEEP)),
+    equals_whole_test,
+)
 
 
 # --- damaged data in the middle ---
@@ -235,8 +271,12 @@ for _what, _prepare, _options, _words in (
 ):
     fault("H", f"test: {_what}", placed(_prepare, *_options), refused(*_words, codes=(USER, 1)))
 fault("H", "test: no weights are named", lambda stage: stage.call("test", *stage.command()), refused("weight"))
-fault("H", "test: --benchmark and --config", lambda stage: stage.call("test", "--config", str(stage.config()), "--benchmark", "nuscenes"),
-      refused("--config", "--benchmark"))  # fmt: skip
+fault(
+    "H",
+    "test: --benchmark and --config",
+    lambda stage: stage.call("test", "--config", str(stage.config()), "--benchmark", "nuscenes"),
+    refused("--config", "--benchmark"),
+)
 
 
 # --- predictions of files ---
@@ -255,14 +295,31 @@ def predicted(scan: str, out: str, *flags: str, prepare: Callable[[Stage], Any] 
 
 SCAN = "08/velodyne/000000.bin"
 fault("H", "predict: the scan is not there", predicted("08/velodyne/9.bin", "out.npy"), refused("9.bin"))
-fault("H", "predict: the folder is empty", predicted("08/empty", "out", prepare=lambda stage: (
-    (stage.data / "dataset/sequences/08/empty").mkdir())), refused("empty"))  # fmt: skip
+fault(
+    "H",
+    "predict: the folder is empty",
+    predicted("08/empty", "out", prepare=lambda stage: (stage.data / "dataset/sequences/08/empty").mkdir()),
+    refused("empty"),
+)
 fault("H", "predict: the output has an unknown suffix", predicted(SCAN, "out.txt"), refused(".npy", ".txt"))
-fault("H", "predict: the output is a folder", predicted(SCAN, "out", prepare=lambda stage: (stage.folder / "out").mkdir()), refused("out"))
-fault("H", "predict: the output lies below a file", predicted(SCAN, "file/out.npy", prepare=lambda stage: (stage.folder / "file").write_text("x")),
-      refused("out.npy|file"))  # fmt: skip
-fault("H", "predict: the output must not be written", predicted(SCAN, "closed/out.npy", prepare=lambda stage: (stage.folder / "closed").mkdir(0o500)),
-      refused("permission"))  # fmt: skip
+fault(
+    "H",
+    "predict: the output is a folder",
+    predicted(SCAN, "out", prepare=lambda stage: (stage.folder / "out").mkdir()),
+    refused("out"),
+)
+fault(
+    "H",
+    "predict: the output lies below a file",
+    predicted(SCAN, "file/out.npy", prepare=lambda stage: (stage.folder / "file").write_text("x")),
+    refused("out.npy|file"),
+)
+fault(
+    "H",
+    "predict: the output must not be written",
+    predicted(SCAN, "closed/out.npy", prepare=lambda stage: (stage.folder / "closed").mkdir(0o500)),
+    refused("permission"),
+)
 fault("H", "predict: a wrong type of numbers", predicted(SCAN, "out.npy", "--engine", "float99"), refused("float99"))
 
 
@@ -303,7 +360,12 @@ def three_predictions(stage: Stage) -> None:
 
 
 for _name in ("SIGKILL", "SIGINT"):
-    fault("H", f"predict: {_name} before the second file gets its name", predict_stopped(send(getattr(signal, _name)), _name), three_predictions)
+    fault(
+        "H",
+        f"predict: {_name} before the second file gets its name",
+        predict_stopped(send(getattr(signal, _name)), _name),
+        three_predictions,
+    )
 
 
 def quick_test(stage: Stage) -> None:
