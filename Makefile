@@ -1,6 +1,7 @@
 # make setup   a virtual environment in .venv with everything that this machine needs
 # make demo    set up, train a small teacher, distil a student, compare both        (DATA=path of SemanticKITTI data)
 # make test    set up and run the CPU tests
+# make faults  set up and inject faults into the tools: what survives, and what does not (docs/reliability.md)
 # make check   lint, format check, type check and the CPU tests
 # make format  rewrite the sources in the house style
 
@@ -9,11 +10,11 @@ VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check lint format clean
+.PHONY: setup demo test faults check lint format clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: setup.py pyproject.toml scripts/setup.sh
+$(VENV)/.ready: setup.py pyproject.toml constraints.txt scripts/setup.sh
 	bash scripts/setup.sh $(PYTHON) $(VENV)
 	touch $@
 
@@ -22,6 +23,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
+faults: setup
+	$(BIN)/python -m tests.faults
 
 lint: setup
 	$(BIN)/ruff check .

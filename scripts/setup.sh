@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build a virtual environment with pointcept in it:  bash scripts/setup.sh [PYTHON] [FOLDER]
 # A machine without an NVIDIA driver gets the CPU build of torch, which is 5 GB smaller.
+# Packages have the versions of constraints.txt, or of the file that CONSTRAINTS names; bash scripts/lock.sh renews it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}
@@ -22,7 +23,7 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
       "${pip[@]}" install -q "torch==$torch_cpu" --index-url https://download.pytorch.org/whl/cpu
   fi
 fi
-"${pip[@]}" install -q -e ".[dev]"
+"${pip[@]}" install -q -c "${CONSTRAINTS:-constraints.txt}" -e ".[dev]"
 # Waymo's message classes; the wheel names TensorFlow as a dependency, which they do not need.
 if [ "$(uname -sm)" = "Linux x86_64" ]; then
   "${pip[@]}" install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7
