@@ -20,6 +20,7 @@ from pointcept.utils.registry import Registry
 from pointcept.utils.scheduler import SCHEDULERS, build_scheduler
 
 COMMON = {"loss_weight": 1.0, "ignore_index": -1}
+LOGITS = {"standardise": False, "balanced": False, "sure": 0.0, "right": False}
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "losses": {
         "CrossEntropyLoss": {"weight": None, "label_smoothing": 0.0, **COMMON},
@@ -29,10 +30,16 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "SmoothCELoss": {"smoothing_ratio": 0.1, **COMMON},
     },
     "distillation losses": {
+        "AffinityLoss": {
+            "loss_weight": 1.0, "supervoxels": 16, "edge": 8, "max_voxels": 64, "difficult": True, "stage": -1,
+            "seed": 0,
+        },
         "AttentionTransferLoss": {"loss_weight": 500.0, "p": 2.0, "stage": -1},
+        "DKDLoss": {"loss_weight": 1.0, "alpha": 1.0, "beta": 2.0, "temperature": 1.0, **LOGITS},
         "FeatureMatchingLoss": {"loss_weight": 1.0, "stage": -1},
         "GradGuidedLoss": {"loss_weight": 10.0, "stage": -1, "normalisation": "minmax"},
-        "KLDLoss": {"loss_weight": 0.3, "temperature": 1.0},
+        "KLDLoss": {"loss_weight": 0.3, "temperature": 1.0, **LOGITS},
+        "RTDLiteLoss": {"loss_weight": 1.0, "stage": -1},
         "SimilarityLoss": {"loss_weight": 3000.0, "max_points": 512, "stage": -1, "seed": 0},
         "TopoLoss": {
             "loss_weight": 0.1, "dims": (0, 1), "distance": "chamfer", "normalisation": "rms", "max_points": 256,
@@ -137,8 +144,14 @@ RANGES: dict[str, list[tuple[Any, ...]]] = {
         ("LovaszLoss", "class_seen", "int[0, inf)", alone),
     ],
     "distillation losses": [
-        *((kind, "stage", "int(-inf, inf)") for kind in DEFAULTS["distillation losses"] if kind != "KLDLoss"),
+        *((kind, "stage", "int(-inf, inf)") for kind, has in DEFAULTS["distillation losses"].items() if "stage" in has),
         ("KLDLoss", "temperature", "(0, inf)"),
+        ("DKDLoss", "temperature", "(0, inf)"),
+        ("DKDLoss", "alpha", "[0, inf)"),
+        ("DKDLoss", "beta", "[0, inf)"),
+        ("AffinityLoss", "supervoxels", "int[1, inf)"),
+        ("AffinityLoss", "edge", "int[2, inf)"),
+        ("AffinityLoss", "max_voxels", "int[2, inf)"),
         ("KLDLoss", "loss_weight", "[0, inf)"),
         ("AttentionTransferLoss", "p", "[1, inf)"),
         ("SimilarityLoss", "max_points", "int[2, inf)"),

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from pointcept.engines import launch
-from pointcept.engines.launch import KEYBOARD, NOT_FINITE, USER_ERROR
+from pointcept.engines.launch import INTERRUPTED, NOT_FINITE, USER_ERROR
 from tests.faults import records
 from tests.faults.case import Broken, Step
 from tests.faults.process import Ending
 from tests.faults.stage import Stage, files
 
-OK, LOST_LOSS, USER, FAILED_ROW, AGAIN, INTERRUPTED = 0, NOT_FINITE, USER_ERROR, 3, launch.AGAIN, KEYBOARD
+OK, LOST_LOSS, USER, FAILED_ROW, AGAIN, INTERRUPTED = 0, NOT_FINITE, USER_ERROR, 3, launch.AGAIN, INTERRUPTED
 DOCUMENTED = (OK, LOST_LOSS, USER, FAILED_ROW, AGAIN, INTERRUPTED)
 CRASH = re.compile(
     r"Traceback \(most recent call last\)|--- Logging error ---|Exception ignored in|Fatal Python error|"
