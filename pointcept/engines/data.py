@@ -25,7 +25,7 @@ from pointcept.engines.interrupt import HANDLED, undisturbed
 from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
 from pointcept.utils.device import device_count, random_state, set_random_state
-from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.errors import ConfigError, DataError, MachineError
 from pointcept.utils.faults import machine_fault
 
 logger = logging.getLogger(__name__)
@@ -233,7 +233,19 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__()
-        return batches if self.num_workers else self._undisturbed(batches)
+        return self._told(batches) if self.num_workers else self._undisturbed(batches)
+
+    @staticmethod
+    def _told(batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise MachineError(
+                f"{str(error).splitlines()[0].rstrip('.')}: a loading process was ended from outside, most often for "
+                "lack of memory or of room in /dev/shm: lower num_worker or batch_size"
+            ) from error
 
     @staticmethod
     def _undisturbed(batches: Iterator[Any]) -> Iterator[Any]:

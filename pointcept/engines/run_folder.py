@@ -90,12 +90,13 @@ def release(cfg: Any) -> None:
 
 def _claim(folder: Path, cfg: Any) -> None:
     _opened.pop(folder.resolve(), None)
+    lock.hold(folder, patient=cfg.resume)  # first: that a run still goes on matters more than what it has left so far
     held = what_it_holds(folder)
     if held and not cfg.resume:
+        lock.let_go(folder)
         raise ConfigError(
             f"save_path={folder} holds a run already ({held}): give another save_path, or go on with it (resume=True)"
         )
-    lock.hold(folder, patient=cfg.resume)
     log, point = folder / LOG, resume_point(cfg)
     own = point is not None and point.resolve().parent == (folder / "model").resolve()
     if held and not own:

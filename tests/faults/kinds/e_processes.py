@@ -70,7 +70,6 @@ for _name in ("SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT", "SIGBUS"):
                 at_least=_step,
             ),
             equals_whole_numbers,
-            quick=_name == "SIGKILL" and _step > 1,
         )
 fault(
     "E",

@@ -92,7 +92,7 @@ def test_a_resumed_run_keeps_its_seed(tmp_path: Path) -> None:
     assert Config.fromfile(tmp_path / "run" / "config.py").seed == first.seed  # written when the state has been read
     # Into another folder: the seed of the run that the weights belong to.
     weight = str(tmp_path / "run" / "model" / "model_last.pth")
-    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "model").mkdir(exist_ok=True)
     (tmp_path / "run" / "model" / "model_last.pth").touch()
     elsewhere = fakes.make_config(tmp_path / "other", seed=None, resume=True, weight=weight)
     default_setup(elsewhere)

@@ -178,4 +178,4 @@ def test_scalars_that_cannot_be_written_end_no_run(
     assert caplog.text.count("TensorBoard:") == 2
     writer.add("a", 1.0, 20)
     writer.close()
-    assert [p.name.startswith("events.out.tfevents") for p in (tmp_path / "run").iterdir()] == [True]
+    assert all(p.name.startswith("events.out.tfevents") for p in (tmp_path / "run").iterdir())
