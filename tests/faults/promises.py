@@ -192,8 +192,8 @@ def nothing_saved(stage: Stage) -> None:
 
 
 def keep(stage: Stage, folder: Path | None = None) -> None:
-    """Remember the files of the run, for :func:`kept`."""
-    stage.notes["kept"] = files(folder or stage.run)
+    """Remember the files of the run, for :func:`kept`; the lock of a process that has ended is none of them."""
+    stage.notes["kept"] = {name: content for name, content in files(folder or stage.run).items() if name != "lock"}
 
 
 def kept(stage: Stage) -> None:
