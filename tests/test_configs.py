@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -435,3 +436,13 @@ def test_the_losses_of_a_distiller_are_looked_up_among_theirs() -> None:
     for place, registry in (("losses.0", "distillation losses"), ("teacher.criteria.0", "losses")):
         with pytest.raises(ConfigError, match=f"model.{place}: unknown type 'DiceLos' in the registry of {registry}"):
             load_config(path, {f"model.{place}.type": "DiceLos"})
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_kept_results_are_those_of_the_study(path: Path) -> None:
+    """Otherwise a study would refuse to go on from them: a key that decides no result belongs to ``ablation.PLACE``."""
+    kept = {file.stem: json.loads(file.read_text()) for file in (REPO / "docs" / "studies" / path.stem).rglob("*.json")}
+    rows = sorted({result["row"] for result in kept.values()})
+    runs = {run.name: run for run in Planner(load_study(path, None), {}).runs(rows, [], [0])}
+    assert {name: result["fingerprint"] for name, result in kept.items()} == {n: runs[n].fingerprint for n in kept}
+    assert kept
