@@ -76,7 +76,9 @@ def test_the_site_shows_every_page() -> None:
 
 def test_modules_of_the_reference_exist() -> None:
     named = [
-        name for page in (REPO / "docs/api").glob("*.md") for name in re.findall(r"automodule:: (\S+)", page.read_text())
+        name
+        for page in (REPO / "docs/api").glob("*.md")
+        for name in re.findall(r"automodule:: (\S+)", page.read_text())
     ]
     assert len(named) > 20
     for name in named:
