@@ -1,7 +1,7 @@
 """Every command of the documentation runs, page by page, in a small world: ``make docs``.
 
-Names in capitals (``DATA``) and folders of users (``/data/...``) are replaced by what the world has; ``world.SHORTER`` says
-which numbers are made smaller. Programs that are not ours run where they only move files.
+Names in capitals (``DATA``) and folders of users (``/data/...``) are replaced by what the world has; ``world.SHORTER``
+says which numbers are made smaller. Programs that are not ours run where they only move files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A small world in which the commands of the documentation run as they stand.
 
-It is a folder that looks like a clone. Its tools, scripts and package are the repository's; its configs are copies in which
-every network is tiny, every training two steps long, and every scan small.
+It is a folder that looks like a clone. Its tools, scripts and package are the repository's; its configs are copies in
+which every network is tiny, every training two steps long, and every scan small.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.paths import REPO
 POINTS = 600
 
 TINY = """
-{name} = dict({name}, backbone_out_channels=8, backbone=dict({name}["backbone"], enc_depths=(1, 1), enc_channels=(8, 16),
-    enc_num_head=(1, 2), enc_patch_size=(64, 64), dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,),
+{name} = dict({name}, backbone_out_channels=8, backbone=dict({name}["backbone"],
+    enc_depths=(1, 1), enc_channels=(8, 16), enc_num_head=(1, 2), enc_patch_size=(64, 64), dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,),
     dec_patch_size=(64,), stride=(2,)))
 """
 TINY_SPUNET = """
