@@ -20,9 +20,9 @@ from tests.paths import REPO
 POINTS = 600
 
 TINY = """
-{name} = dict({name}, backbone_out_channels=8, backbone=dict({name}["backbone"],
-    enc_depths=(1, 1), enc_channels=(8, 16), enc_num_head=(1, 2), enc_patch_size=(64, 64), dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,),
-    dec_patch_size=(64,), stride=(2,)))
+{name} = dict({name}, backbone_out_channels=8, backbone=dict({name}["backbone"], stride=(2,),
+    enc_depths=(1, 1), enc_channels=(8, 16), enc_num_head=(1, 2), enc_patch_size=(64, 64),
+    dec_depths=(1,), dec_channels=(8,), dec_num_head=(1,), dec_patch_size=(64,)))
 """
 TINY_SPUNET = """
 {name} = dict({name}, backbone=dict({name}["backbone"], base_channels=8, channels=(8, 8), layers=(1, 1)))
