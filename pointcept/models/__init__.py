@@ -10,6 +10,7 @@ from pointcept.models.builder import (
     use_graphs,
 )
 from pointcept.models.distiller import Distiller
+from pointcept.models.litept import LitePT
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentor, DefaultSegmentorV2
 from pointcept.models.sparse_unet import SpUNet
@@ -19,6 +20,7 @@ __all__ = [
     "DefaultSegmentor",
     "DefaultSegmentorV2",
     "Distiller",
+    "LitePT",
     "PointTransformerV3",
     "SpUNet",
     "build_inference_model",
