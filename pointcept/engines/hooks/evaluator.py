@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,18 @@ from pointcept.utils.checks import check_choice
 logger = logging.getLogger(__name__)
 
 MEANS = ("miou_present", "miou_all", "macc_present", "all_acc")
+
+
+def named_scores(metrics: Metrics, prefix: str) -> dict[str, float]:
+    """The scalars of one evaluation: its means, and the IoU of each class that occurs or is predicted.
+
+    Args:
+        metrics: of the evaluation.
+        prefix: how it was made, ``val_quick`` or ``test_precise``.
+    """
+    means = {f"{prefix}/{name}": getattr(metrics, name) for name in MEANS}
+    classes = zip(metrics.names, metrics.iou, strict=True)
+    return means | {f"{prefix}_iou/{name}": iou for name, iou in classes if not math.isnan(iou)}
 
 
 @HOOKS.register_module()
@@ -64,11 +77,8 @@ class SemSegEvaluator(HookBase):
         shown = f" {describe(losses)}" if losses else ""
         logger.info("Val quick [%d/%d]%s", trainer.epoch + 1, trainer.max_epoch, shown)
         logger.info("%s", format_table(metrics, "quick"))
-        step = trainer.epoch + 1
-        for name in MEANS:
-            trainer.writer.add(f"val_quick/{name}", getattr(metrics, name), step)
-        for name, value in losses.items():
-            trainer.writer.add(f"val_quick/{name}", value, step)
+        scalars = named_scores(metrics, "val_quick") | {f"val_quick/{name}": value for name, value in losses.items()}
+        trainer.writer.add_all(scalars, trainer.iteration)
 
 
 @HOOKS.register_module()
@@ -107,7 +117,7 @@ class PreciseEvaluator(HookBase):
         logger.info("precise evaluation of %s", path)
         comm.barrier()
         device.empty_cache()
-        metrics = build_tester(trainer.cfg, weight=str(path)).test()
+        tester = build_tester(trainer.cfg, weight=str(path))
+        metrics = tester.test()
         if metrics is not None:
-            for name in MEANS:
-                trainer.writer.add(f"test_precise/{name}", getattr(metrics, name), trainer.max_epoch)
+            trainer.writer.add_all(named_scores(metrics, f"test_{tester.kind}"), trainer.iteration)

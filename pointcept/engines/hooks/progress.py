@@ -182,14 +182,12 @@ class InformationWriter(HookBase):
             describe(values),
             f" mem {memory:.1f} GiB" if memory else "",
         )
-        for name, value in values.items():
-            trainer.writer.add(f"train/{name}", value, last.iteration)
-        for name, rate in last.lr.items():
-            trainer.writer.add(f"lr/{name}", rate, last.iteration)
-        trainer.writer.add("time/step", seconds, last.iteration)
-        trainer.writer.add("time/data", waiting, last.iteration)
+        scalars = {f"train/{name}": value for name, value in values.items()}
+        scalars |= {f"lr/{name}": rate for name, rate in last.lr.items()}
+        scalars |= {"time/step": seconds, "time/data": waiting}
         if memory:
-            trainer.writer.add("memory/peak_gib", memory, last.iteration)
+            scalars["memory/peak_gib"] = memory
+        trainer.writer.add_all(scalars, last.iteration)
 
     def after_epoch(self) -> None:
         if not self._lines:
@@ -203,5 +201,4 @@ class InformationWriter(HookBase):
             "Train [%d/%d] done: %d steps in %s (%.3f s each), mean %s",
             *(trainer.epoch + 1, trainer.max_epoch, steps, clock(seconds), seconds / steps, describe(means)),
         )
-        for name, value in means.items():
-            trainer.writer.add(f"epoch/{name}", value, trainer.epoch + 1)
+        trainer.writer.add_all({f"epoch/{name}": value for name, value in means.items()}, trainer.iteration)
