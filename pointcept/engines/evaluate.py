@@ -82,7 +82,8 @@ def evaluate_quick(
             bad = spoiled(output["seg_logits"]).isnan()
             count = len(batch["offset"])
             rows, target = judged_points(batch)
-            matrix.update(output["seg_logits"].argmax(dim=1)[rows], target, count)
+            pred = output["seg_logits"].argmax(dim=1)
+            matrix.update(pred[rows], target, count, distances(batch, rows))
             if bad.any():  # the matrix has waited for the device already
                 error = not_finite(int(bad.sum()), f"{len(bad)} voxels", network or network_name(model), precision.hint)
                 raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
@@ -109,6 +110,16 @@ def judged_points(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | sli
     if "inverse" in batch and "origin_segment" in batch:
         return batch["inverse"], batch["origin_segment"]
     return slice(None), batch["segment"]
+
+
+def distances(batch: Mapping[str, torch.Tensor], rows: torch.Tensor | slice) -> torch.Tensor | None:
+    """Horizontal distance from the sensor [m] of the judged points, that of their voxels; None without ``coord``.
+
+    Args:
+        batch: collated by ``collate_val``.
+        rows: see :func:`judged_points`.
+    """
+    return batch["coord"][:, :2].float().norm(dim=1)[rows] if "coord" in batch else None
 
 
 def _name_of_first(bad: torch.Tensor, offset: torch.Tensor, scans: int, dataset: Any) -> str:

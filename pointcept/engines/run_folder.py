@@ -2,7 +2,7 @@
 
 save_path/lock                 the process that trains here, while it does
 save_path/train.log            the log; train.lost.log has what was logged after the checkpoint that was gone on from
-save_path/scalars.jsonl        every scalar, see ``utils/scalars.py``; the same stands in events.out.tfevents.* for TensorBoard
+save_path/scalars.jsonl        every scalar (``utils/scalars.py``); events.out.tfevents.* hold the same for TensorBoard
 save_path/config.py, environment.json
 save_path/model/model_last.pth            the newest state of the run
 save_path/model/model_previous.pth        the one before it; model_previous_2.pth and so on are older
