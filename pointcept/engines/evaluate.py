@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from pointcept.evaluation import ConfusionMatrix, Metrics
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import some
 from pointcept.utils.errors import DataError
+from pointcept.utils.progress import progress
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def evaluate_quick(
     dataset: Any,
     precision: Precision,
     network: str | None = None,
+    watch: Callable[[Mapping[str, torch.Tensor], torch.Tensor], None] | None = None,
 ) -> tuple[Metrics, dict[str, float]]:
     """Evaluate ``model`` on every batch of ``loader``, over all processes.
 
@@ -58,6 +60,7 @@ def evaluate_quick(
         dataset: gives ``names``, ``num_classes`` and ``ignore_index``.
         precision: of the forward pass.
         network: what messages call the model.
+        watch: called with each batch of this process and the predicted classes of its voxels.
 
     Returns:
         The metrics, and the mean losses weighted by scans.
@@ -73,7 +76,8 @@ def evaluate_quick(
     training = model.training
     model.eval()
     try:
-        for batch in loader:
+        batches = len(loader) if isinstance(loader, Sized) else 0
+        for batch in progress(loader, batches, "evaluation", "batch"):
             batch = device.move(batch, device.get_device())
             if "segment" not in batch:
                 raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
@@ -88,6 +92,8 @@ def evaluate_quick(
                 error = not_finite(int(bad.sum()), f"{len(bad)} voxels", network or network_name(model), precision.hint)
                 raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
             scans += count
+            if watch is not None:
+                watch(batch, pred)
             if "loss" in output:
                 for name, value in {"loss": output["loss"], **output.get("losses", {})}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() * count

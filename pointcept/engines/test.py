@@ -23,6 +23,8 @@ from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.patience import waiting
+from pointcept.utils.progress import progress
 from pointcept.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -127,7 +129,8 @@ class SemSegTester:
         """
         start = time.perf_counter()
         place = "val" if self.quick else "test"
-        dataset = build_dataset(self.cfg.data[place], f"data.{place}")
+        with waiting("listing the scans"):
+            dataset = build_dataset(self.cfg.data[place], f"data.{place}")
         check_fit(self.cfg, self.model, dataset, f"data.{place}")
         with closing((eval_loader if self.quick else scan_loader)(dataset, self.cfg)) as loader:
             if self.quick:
@@ -158,7 +161,7 @@ class SemSegTester:
         matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
         self.worst = WorstScans(dataset.ignore_index)
         submitted = 0
-        for number, sample in enumerate(loader, start=1):
+        for number, sample in enumerate(progress(loader, len(loader), "testing", "scan"), start=1):
             begin = time.perf_counter()
             if "fragment_list" not in sample:
                 raise ConfigError("the tester needs data.test with test_mode=True and test_cfg (or test.quick=True)")

@@ -5,6 +5,7 @@ from pointcept.engines.hooks.builder import HOOKS, build_hooks
 from pointcept.engines.hooks.checkpoint import CheckpointLoader, CheckpointSaver
 from pointcept.engines.hooks.evaluator import PreciseEvaluator, SemSegEvaluator
 from pointcept.engines.hooks.progress import InformationWriter, IterationTimer
+from pointcept.engines.hooks.wandb import WandbWriter
 
 __all__ = [
     "HOOKS",
@@ -16,5 +17,6 @@ __all__ = [
     "Phase",
     "PreciseEvaluator",
     "SemSegEvaluator",
+    "WandbWriter",
     "build_hooks",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from pointcept.engines.data import check_fit
 from pointcept.engines.evaluate import EvaluationResult, evaluate_quick
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
+from pointcept.engines.hooks.pictures import ScanPictures
 from pointcept.engines.hooks.progress import describe
 from pointcept.engines.inference import Precision
 from pointcept.engines.scores import network_name
@@ -20,7 +22,7 @@ from pointcept.engines.test import build_tester, tested_section
 from pointcept.evaluation import Metrics, format_table
 from pointcept.models import deployable
 from pointcept.utils import comm, device
-from pointcept.utils.checks import check_choice
+from pointcept.utils.checks import check_choice, check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +47,17 @@ class SemSegEvaluator(HookBase):
 
     Args:
         metric: which mean decides which checkpoint is best.
+        pictures: scans that TensorBoard shows from above after each evaluation, the first ones of ``data.val``.
 
     Raises:
-        ConfigError: another metric than ``MEANS``.
+        ConfigError: another metric than ``MEANS``, or a negative number.
     """
 
     phase = Phase.EVALUATE
 
-    def __init__(self, metric: str = "miou_present") -> None:
+    def __init__(self, metric: str = "miou_present", pictures: int = 2) -> None:
         self.metric = check_choice("metric", metric, MEANS)
+        self.pictures = check_integer("pictures", pictures, 0)
 
     def after_epoch(self) -> None:
         trainer = self.trainer
@@ -62,7 +66,12 @@ class SemSegEvaluator(HookBase):
         trainer.check_losses()  # an evaluation of a network that is already lost would only cost time
         network = deployable(trainer.network)
         name = f"{network_name(network)} after iteration {trainer.iteration}"
-        metrics, losses = evaluate_quick(network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg), name)
+        pictures = ScanPictures(self.pictures, trainer.writer, trainer.val_set, trainer.iteration)
+        start = time.perf_counter()
+        metrics, losses = evaluate_quick(
+            network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg), name, pictures.watch
+        )
+        trainer.writer.add("time/evaluation", time.perf_counter() - start, trainer.iteration)
         trainer.evaluation = EvaluationResult(
             epoch=trainer.epoch,
             metric_name=f"val_quick/{self.metric}",
