@@ -164,6 +164,7 @@ SCHEMA: dict[str, Field] = {
             {"type": "SemSegEvaluator"},
             {"type": "CheckpointSaver"},
             {"type": "PreciseEvaluator"},
+            {"type": "ReportWriter"},
         ],
         "What runs beside the training loop.",
     ),

@@ -262,7 +262,7 @@ def test_a_config_of_pointcept_trains_and_tests_as_it_is(
     assert "mIoU quick" in done.out
     assert "mIoU precise" in done.out
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for name in ("'ModelHook'", "'wandb_key'", "'reduction'", "learning_map_inv"):
+    for name in ("'ModelHook'", "Weights & Biases", "'reduction'", "learning_map_inv"):
         assert len([text for text in told if name in text]) == 1, told
 
 
