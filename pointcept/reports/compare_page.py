@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from pointcept.reports.charts import bar_chart, line_chart
-from pointcept.reports.page import Section, card, html_page, html_table, minus, pair, percent, signed
+from pointcept.reports.page import Section, card, html_page, html_table, minus, pair, percent, signed, stacked
 from pointcept.reports.results import MEANS, same_points
 from pointcept.reports.run import Run
 from pointcept.reports.study import Row
@@ -73,7 +73,7 @@ def _results(runs: Mapping[str, Run]) -> str:
     parts = [seen[at : at + 7] for at in range(0, len(seen), 7)]
     bars = "".join(card(_class_bars(part, alike, kind)) for part in parts)
     shown = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    return f'{shown}<p class="note">IoU {kind}, in percent</p>{card(table)}<div style="height:14px"></div>{pair(bars)}'
+    return f'{shown}<p class="note">IoU {kind}, in percent</p>{stacked(card(table), pair(bars))}'
 
 
 def _class_bars(classes: Sequence[int], results: Mapping[str, Mapping[str, Any]], kind: str) -> str:
@@ -141,5 +141,5 @@ def _study(rows: Sequence[Row]) -> str:
             best = max((v for v in values if v is not None), default=None)
             cells = [f"<b>{percent(v, 1)}</b>" if v is not None and v == best else percent(v, 1) for v in values]
             lines.append([escape(name), *cells])
-        parts.append(f'<div style="height:14px"></div>{card(html_table(["IoU [%]", *(r.name for r in rows)], lines))}')
-    return "".join(parts)
+        parts.append(card(html_table(["IoU [%]", *(row.name for row in rows)], lines)))
+    return stacked(*parts)

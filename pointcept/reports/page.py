@@ -98,6 +98,11 @@ def pair(*cards: str) -> str:
     return f'<div class="pair">{"".join(cards)}</div>' if any(cards) else ""
 
 
+def stacked(*cards: str) -> str:
+    """Panels below each other."""
+    return f'<div class="stack">{"".join(cards)}</div>'
+
+
 def percent(fraction: float | None, digits: int = 2) -> str:
     """``12.34``, or ``-`` where undefined."""
     return "-" if fraction is None else f"{100 * fraction:.{digits}f}"

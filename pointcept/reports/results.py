@@ -15,9 +15,9 @@ from pointcept.reports.page import (
     html_table,
     markdown_table,
     minus,
-    pair,
     percent,
     signed,
+    stacked,
 )
 from pointcept.reports.run import Run
 
@@ -99,8 +99,8 @@ def confusion_section(run: Run) -> Section | None:
     head = ["truth → predicted", "points", "% of truth"]
     safe = [[escape(row[0]), *row[1:]] for row in rows]
     note = "Rows are true classes, in percent of their points; classes that do not occur are left out."
-    html = f'<p class="note">{note}</p>' + card(heat_map([names[i] for i in seen], shown))
-    html += f'<div style="height:14px"></div>{card(html_table(head, safe), "What is mistaken most")}'
+    matrix, list_of_them = heat_map([names[i] for i in seen], shown), html_table(head, safe)
+    html = f'<p class="note">{note}</p>' + stacked(card(matrix), card(list_of_them, "What is mistaken most"))
     return Section("Confusion", html, f"What is mistaken most:\n\n{markdown_table(head, rows)}")
 
 
@@ -128,9 +128,8 @@ def range_section(run: Run, teacher: Result | None) -> Section | None:
     head = ["class", *labels]
     means = ["mIoU", *(percent(part.get(f"miou_present_{kind}"), 1) for part in ranges)]
     note = "Horizontal distance from the sensor; the mean is over the classes that occur in a range, in percent."
-    html = f'<p class="note">{note}</p>' + pair(
-        card(bar_chart(labels, series, hints), f"mIoU {kind}"), card(html_table(head, rows), f"IoU {kind}")
-    )
+    chart = card(bar_chart(labels, series, hints), f"mIoU {kind}")
+    html = f'<p class="note">{note}</p>' + stacked(chart, card(html_table(head, rows), f"IoU {kind}"))
     return Section("Distance", html, f"{note}\n\n{markdown_table(head, [means, *plain])}")
 
 

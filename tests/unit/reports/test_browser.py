@@ -28,10 +28,9 @@ document.title = JSON.stringify([hint, before !== getComputedStyle(document.body
 def test_a_report_in_a_browser(tmp_path: Path) -> None:
     html = write_reports(write_run(tmp_path / "run")).html
     html.write_text(html.read_text().replace("</body>", f"{PROBE}</body>"))
-    command = [
-        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", html.as_uri(),
-    ]  # fmt: skip
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
+    command = [str(BROWSER), *options, html.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
