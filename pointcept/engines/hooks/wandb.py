@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.utils import comm
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.patience import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class WandbWriter(HookBase):
         cfg = self.trainer.cfg
         try:
             wandb = _package()
-            self._id = self._id or wandb.util.generate_id()
+            self._id = self._id or secrets.token_hex(6)
             own = {"id": self._id, "resume": "allow", "dir": cfg.save_path, "name": Path(cfg.save_path).name}
             self.page = wandb.init(project=cfg.wandb_project, config=cfg.to_dict(), **own)
         except Exception as error:  # a package of others, and a network: whatever it is, it is not worth a training
@@ -67,12 +69,19 @@ class WandbWriter(HookBase):
         self.trainer.writer.attach(self._send)
 
     def _send(self, values: Mapping[str, float], iteration: int) -> None:
-        self.page.log({**values, "iteration": iteration}, step=iteration)
+        if self.page is None:
+            return
+        try:
+            self.page.log({**values, "iteration": iteration}, step=iteration)
+        except Exception as error:  # see above
+            self.page = None
+            logger.warning("Weights & Biases: %s; nothing more is sent, the run goes on", error)
 
     def after_train(self) -> None:
         page, self.page = self.page, None
         if page is not None:
-            page.finish(exit_code=0 if self.trainer.completed else 1)
+            with waiting("Weights & Biases to take the last numbers"):
+                page.finish(exit_code=0 if self.trainer.completed else 1)
 
 
 def _package() -> Any:
