@@ -273,7 +273,8 @@ class DefaultTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """See :meth:`TrainerBase.before_train`; hooks go on with what they had."""
-        super().before_train()
+        with waiting("loading what the run starts from"):
+            super().before_train()
         for name, hook in checkpoint.named_hooks(self.hooks):
             if name in self.carried:
                 hook.carry_on(self.carried[name])

@@ -58,11 +58,14 @@ def describe(values: dict[str, float]) -> str:
 
 
 def brief_line(head: str, values: Mapping[str, float], tail: str, width: int = WIDTH - len("[00:00:00] ")) -> str:
-    """``head loss 1.234 = ce 0.900 + kld 0.334 tail``: the terms in one line of a terminal, as many as it holds."""
+    """``head loss 1.234 = ce 0.900 + kld 0.334 tail``: the terms in one line of a terminal, as many as it holds.
+
+    Names lose the ``Loss`` that they end with.
+    """
     names = [name for name in values if name not in ("loss", "grad_norm") and "/" not in name]
     line, joint, left = f"{head} loss {values['loss']:.4f}", " = ", len(names)
     for name in names:
-        part = f"{joint}{name} {number(values[name])}"
+        part = f"{joint}{name.removesuffix('Loss') or name} {number(values[name])}"
         more = f" + {left - 1} more" if left > 1 else ""
         if len(line) + len(part) + len(more) + len(tail) > width:
             return f"{line}{joint}{left} more{tail}" if joint == " + " else line + tail
