@@ -79,8 +79,9 @@ def line_chart(series: Mapping[str, Curve], unit: str = "iteration", percent: bo
         return across, HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [_grid(ticks(first, last, 6), ticks(low, high), place, (first, low), unit)]
-    for number, curve in enumerate(scaled.values()):
-        colour = f"s{number % COLOURS}"
+    order = {name: number for number, name in enumerate(series)}  # a run keeps its colour where another has no curve
+    for name, curve in scaled.items():
+        colour = f"s{order[name] % COLOURS}"
         dense = len(curve) >= SMOOTHED_FROM
         parts.append(_path(curve, place, f"{colour}{' faint' if dense else ''}"))
         if dense:
@@ -90,7 +91,7 @@ def line_chart(series: Mapping[str, Curve], unit: str = "iteration", percent: bo
             parts += [f'<circle class="{colour}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in dots]
     data = {"x": [first, last], "left": LEFT, "right": WIDTH - RIGHT, "unit": unit, "mark": " %" if percent else ""}
     data["series"] = [{"name": name, "points": [[x, float(f"{y:.5g}")] for x, y in c]} for name, c in scaled.items()]
-    legend = "".join(f'<span class="key k{n % COLOURS}">{escape(name)}</span>' for n, name in enumerate(scaled))
+    legend = "".join(f'<span class="key k{order[name] % COLOURS}">{escape(name)}</span>' for name in scaled)
     return (
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-chart="{escape(json.dumps(data))}">'
         f'{"".join(parts)}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></svg>'

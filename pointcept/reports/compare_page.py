@@ -99,7 +99,7 @@ def _curves(runs: Mapping[str, Run]) -> str:
 
 def _terms(runs: Mapping[str, Run]) -> str:
     terms = dict.fromkeys(
-        name for run in runs.values() for name in run.named("train/") if name not in ("loss", "grad_norm")
+        name for run in runs.values() for name in run.named("train/") if "/" not in name and name != "loss"
     )
     cards = [
         card(line_chart({run: own.curves.get(f"train/{term}", []) for run, own in runs.items()}), term)

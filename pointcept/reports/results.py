@@ -47,7 +47,11 @@ def classes_section(run: Run, teacher: Result | None) -> Section:
         note = "The teacher's result is of other points or made in another way, so it does not stand beside this one."
     else:
         note = f"{kind}, {result.get('num_scans')} scans, {result['num_points']} points; in percent. "
-        note += "Differences are student - teacher." if teacher else "A mean is over the classes that occur."
+        note += (
+            f"Differences are student - teacher{_sizes(result, teacher)}."
+            if teacher
+            else "A mean is over the classes that occur."
+        )
     head = ["class", "points"] + (["teacher IoU", "student IoU", "difference"] if teacher else ["IoU"])
     head += ["accuracy", "precision"]
     colours = colours_of(run, len(result["classes"]))
@@ -73,6 +77,11 @@ def classes_section(run: Run, teacher: Result | None) -> Section:
         plain.append([*start, percent(ours), *shown, "", ""])
     html = f'<p class="note">{escape(note)}</p>' + card(html_table(head, rows, total=2))
     return Section(title, html, f"{note}\n\n{markdown_table(head, plain)}")
+
+
+def _sizes(student: Result, teacher: Result) -> str:
+    sizes = [result.get("parameters") for result in (student, teacher)]
+    return "" if None in sizes else " ({:.2f} M against {:.2f} M parameters)".format(*(size / 1e6 for size in sizes))
 
 
 def same_points(one: Result, other: Result) -> bool:

@@ -89,7 +89,7 @@ def _study(results: Sequence[Mapping[str, Any]]) -> list[Row]:
         counts[result["row"]][result["seed"]][result["fold"]] = np.sum(scenes, axis=0)
     rows = []
     for row, seeds in counts.items():
-        whole = {seed: sum(own.values()) for seed, own in seeds.items() if own.keys() == folds}
+        whole = {seed: np.sum(list(own.values()), axis=0) for seed, own in seeds.items() if own.keys() == folds}
         partial = len(seeds) - len(whole)
         note = f"{len(folds)} folds" + (f", {partial} seeds lack folds and do not count" if partial else "")
         rows.append(

@@ -7,11 +7,13 @@ import shlex
 from html import escape
 from typing import Any
 
-from pointcept.reports.charts import line_chart, sparkline
+from pointcept.reports.charts import line_chart, short, sparkline
 from pointcept.reports.page import Section, card, html_table, markdown_table, pair, percent
-from pointcept.reports.run import Run
+from pointcept.reports.run import Curve, Run
 
 NO_CURVES = "There are no curves: the run has written no scalars."
+FACTS = {"ms": "milliseconds of each loss", "matched": "share of voxels that both networks have"}
+"""What stands behind the slash in names of facts."""
 VAL, CLASSES = "val_quick/", "val_quick_iou/"
 
 
@@ -73,13 +75,25 @@ def losses_section(run: Run) -> Section:
         card(line_chart(weighted), "terms, weighted as they are added"),
         card(line_chart(raw), "terms before their weights"),
         card(line_chart({"norm": train["grad_norm"]}) if "grad_norm" in train else "", "gradient before clipping"),
-        *(card(line_chart({name: c}), name) for name, c in facts.items()),
     ]
+    groups: dict[str, dict[str, Curve]] = {}
+    for name, curve in facts.items():  # kld/ms and topo/ms are one chart
+        head, _, tail = name.rpartition("/")
+        groups.setdefault(tail, {})[head] = curve
+    cards += [card(line_chart(own), FACTS.get(tail, tail)) for tail, own in groups.items()]
+    sparks = [_spark(name, c) for name, c in weighted.items()] if len(weighted) > 1 else []
+    own = f'<h3 style="margin-top:18px">Each term on a scale of its own</h3><div class="sparks">{"".join(sparks)}</div>'
     head = ["term", "first", "last", "lowest"]
     rows = [
         [name, *(f"{value:.4g}" for value in (c[0][1], c[-1][1], min(v for _, v in c)))] for name, c in train.items()
     ]
-    return Section("Losses", pair(*cards), markdown_table(head, rows))
+    return Section("Losses", pair(*cards) + (own if sparks else ""), markdown_table(head, rows))
+
+
+def _spark(name: str, curve: Curve) -> str:
+    values = [value for _, value in curve]
+    drawn = sparkline(curve, min(values), max(values))
+    return f'<div class="card"><b>{short(values[-1])}</b>{escape(name)}{drawn}</div>'
 
 
 def evaluations_section(run: Run) -> Section:

@@ -11,6 +11,7 @@ from typing import Any
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
+from pointcept.models import deployable
 from pointcept.utils import device
 from pointcept.utils.checks import check_integer
 from pointcept.utils.logging import BRIEF
@@ -149,6 +150,9 @@ class InformationWriter(HookBase):
         self._begin_epoch()
         device.reset_peak_memory()
         trainer = self.trainer
+        criteria = getattr(deployable(trainer.network), "criteria", None)
+        weights = {name: loss.loss_weight for name, loss in getattr(criteria, "losses", {}).items()}
+        self._weights = {name: weight for name, weight in weights.items() if weight not in (0, 1)}
         self._bar = Bar(trainer.plan.total_steps, "training", " iterations", trainer.iteration, told_eta=True)
         if trainer.iteration == 0:  # a run that goes on has it already
             trainer.writer.add_text("config", f"```python\n{trainer.config_text}\n```", 0)
@@ -213,6 +217,7 @@ class InformationWriter(HookBase):
             extra={BRIEF: brief_line(f"{place} {seconds:.3f} s{eta}", values, used)},
         )
         scalars = {f"train/{name}": value for name, value in values.items()}
+        scalars |= {f"train/{name}/raw": values[name] / w for name, w in self._weights.items() if name in values}
         scalars |= {f"lr/{name}": rate for name, rate in last.lr.items()}
         scalars |= {"time/step": seconds, "time/data": waiting}
         if memory:
