@@ -57,7 +57,7 @@ def _results(runs: Mapping[str, Run]) -> str:
     others = [name for name in results if name not in alike]
     notes += [f"{name} was evaluated in another way or on other points than {first}." for name in others]
     kind = base["kind"]
-    head = ["class", "points", *(part for i, n in enumerate(alike) for part in ((n,) if i == 0 else (n, "±")))]
+    head = ["class", "points", *(part for i, n in enumerate(alike) for part in ((n,) if i == 0 else (n, "difference")))]
     rows = []
     for label, key in MEANS.items():
         values = [result.get(f"{key}_{kind}") for result in alike.values()]
@@ -116,9 +116,8 @@ def _ranges(runs: Mapping[str, Run]) -> str:
     alike = {name: result for name, result in results.items() if same_points(first, result)}
     labels = [f"{r['from']:.0f}+ m" if r["to"] is None else f"{r['from']:.0f}-{r['to']:.0f} m" for r in first["ranges"]]
     key = f"miou_present_{first['kind']}"
-    return card(
-        bar_chart(labels, {n: [r.get(key) for r in result["ranges"]] for n, result in alike.items()}), "mIoU [%]"
-    )
+    series = {n: [part.get(key) for part in result["ranges"]] for n, result in alike.items()}
+    return stacked(card(bar_chart(labels, series), "mIoU [%]"))
 
 
 def _study(rows: Sequence[Row]) -> str:
@@ -130,7 +129,7 @@ def _study(rows: Sequence[Row]) -> str:
         spread = "-" if row.spread is None else percent(row.spread)
         gap = signed(minus(row.mean, base.mean)) if row is not base else ""
         table.append([escape(row.name), percent(row.mean), spread, gap, str(len(row.values)), escape(row.note)])
-    head = ["row", "mIoU [%]", "std over seeds", f"± {base.name}", "seeds", "of"]
+    head = ["row", "mIoU [%]", "std over seeds", f"difference from {base.name}", "seeds", "of"]
     chart = bar_chart([row.name for row in rows], {"mIoU": [row.mean for row in rows]})
     parts = [pair(card(html_table(head, table)), card(chart, "mean mIoU [%]"))]
     names = list(dict.fromkeys(name for row in rows for name in row.iou))

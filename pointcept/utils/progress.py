@@ -43,6 +43,7 @@ class Bar:
     def __init__(self, total: int, what: str, unit: str, done: int = 0, told_eta: bool = False) -> None:
         self._bar: Any = None
         if comm.is_main_process() and sys.stderr is not None and sys.stderr.isatty():
+            size = shutil.get_terminal_size()  # not tqdm's own look, which takes a terminal without a size for full
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -50,7 +51,8 @@ class Bar:
                 unit=unit,
                 leave=False,
                 mininterval=0.2,
-                ncols=min(WIDTH, shutil.get_terminal_size().columns - 1),
+                ncols=min(WIDTH, size.columns - 1),
+                nrows=size.lines,
                 bar_format=TOLD_ETA if told_eta else OWN_ETA,
                 file=sys.stderr,
             )
@@ -78,7 +80,7 @@ def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T
         what: what is done with them, ``testing``.
         unit: one of them, ``scan``.
     """
-    bar = Bar(total, what, f" {unit}s")
+    bar = Bar(total, what, f" {unit}{'es' if unit.endswith('ch') else 's'}")
     rest = iter(items)
     try:
         for number in range(1, total + 2):

@@ -191,7 +191,7 @@ class InformationWriter(HookBase):
             self._recent.append(result)
         self._steps += 1
         if self._bar is not None:
-            self._bar.update("" if self.trainer.eta is None else f", ETA {clock(self.trainer.eta)}")
+            self._bar.update("" if self.trainer.eta is None else f"ETA {clock(self.trainer.eta)}")
         # The first step too: whoever starts a run wants to see that it runs.
         due = result.step % self._every == 0 or result.step == result.steps or result.iteration == 1
         if due and self._recent:

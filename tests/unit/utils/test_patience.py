@@ -91,7 +91,7 @@ def test_log_lines_and_a_bar_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None
     setup_logging()
     try:
         bar = progress.Bar(10, "training", " iterations", told_eta=True)
-        bar.update(", ETA 0:01:00")
+        bar.update("ETA 0:01:00")
         logging.getLogger("pointcept").info("a line")
         bar.close()
     finally:
