@@ -80,8 +80,8 @@ def classes_section(run: Run, teacher: Result | None) -> Section:
 
 
 def _sizes(student: Result, teacher: Result) -> str:
-    sizes = [result.get("parameters") for result in (student, teacher)]
-    return "" if None in sizes else " ({:.2f} M against {:.2f} M parameters)".format(*(size / 1e6 for size in sizes))
+    ours, theirs = student.get("parameters"), teacher.get("parameters")
+    return f" ({ours / 1e6:.2f} M against {theirs / 1e6:.2f} M parameters)" if ours and theirs else ""
 
 
 def same_points(one: Result, other: Result) -> bool:

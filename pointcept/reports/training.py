@@ -78,9 +78,9 @@ def losses_section(run: Run) -> Section:
     ]
     groups: dict[str, dict[str, Curve]] = {}
     for name, curve in facts.items():  # kld/ms and topo/ms are one chart
-        head, _, tail = name.rpartition("/")
-        groups.setdefault(tail, {})[head] = curve
-    cards += [card(line_chart(own), FACTS.get(tail, tail)) for tail, own in groups.items()]
+        term, _, fact = name.rpartition("/")
+        groups.setdefault(fact, {})[term] = curve
+    cards += [card(line_chart(curves), FACTS.get(fact, fact)) for fact, curves in groups.items()]
     sparks = [_spark(name, c) for name, c in weighted.items()] if len(weighted) > 1 else []
     own = f'<h3 style="margin-top:18px">Each term on a scale of its own</h3><div class="sparks">{"".join(sparks)}</div>'
     head = ["term", "first", "last", "lowest"]
