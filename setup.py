@@ -48,6 +48,8 @@ setup(
         "wandb": ["wandb>=0.16"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
+        # the documentation site
+        "docs": ["sphinx>=8.1", "furo>=2024.8", "myst-parser>=4"],
         # mutants of the modules whose numbers users trust, see docs/reliability.md
         "mutants": ["mutmut>=3.8"],
         "dev": [
@@ -61,6 +63,9 @@ setup(
             "google-crc32c>=1.5",
             "embreex>=4.4",
             "matplotlib>=3.7",
+            "sphinx>=8.1",
+            "furo>=2024.8",
+            "myst-parser>=4",
         ],
     },
 )

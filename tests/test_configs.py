@@ -32,7 +32,7 @@ MAX_LINES = 30
 EXPERIMENTS = sorted(path for path in CONFIGS.glob("*/*.py") if path.parent.name not in ("_base_", "studies"))
 STUDIES = sorted(CONFIGS.glob("studies/*.py"))
 IDS = [f"{path.parent.name}/{path.stem}" for path in EXPERIMENTS]
-DISTILLATIONS = [path for path in EXPERIMENTS if "Distiller" in path.read_text()]
+DISTILLATIONS = [path for path in EXPERIMENTS if "distill" in path.stem]
 
 
 def millions(model: nn.Module) -> float:
@@ -371,7 +371,9 @@ def test_a_config_of_pointcept_is_taken_as_it_is(
     cfg = load_config(pointcept_config, {"data_root": "/mnt/nuscenes"})
     assert round(millions(build_model(cfg.model)), 2) == 46.16
     ours = [hook["type"] for hook in defaults()["hooks"]]
-    assert [hook.type for hook in cfg.hooks] == [name for name in ours if name != "ReportWriter"]
+    if not (tmp_path / "_base_").is_symlink():  # Pointcept's own list of hooks
+        ours.remove("ReportWriter")
+    assert [hook.type for hook in cfg.hooks] == ours
     assert (cfg.enable_amp, cfg.num_worker, cfg.batch_size, cfg.epoch) == (True, 16, 12, 50)
     assert cfg.data.train.data_root == cfg.data.test.data_root == "/mnt/nuscenes"
     named = ["empty_cache_per_epoch", "ModelHook"]
@@ -434,7 +436,7 @@ def test_an_unknown_type_is_looked_up_where_it_stands(place: str, name: str, reg
 
 def test_the_losses_of_a_distiller_are_looked_up_among_theirs() -> None:
     path = CONFIGS / "nuscenes" / "distill_full.py"
-    for place, registry in (("losses.0", "distillation losses"), ("teacher.criteria.0", "losses")):
+    for place, registry in (("losses.kld", "distillation losses"), ("teacher.criteria.0", "losses")):
         with pytest.raises(ConfigError, match=f"model.{place}: unknown type 'DiceLos' in the registry of {registry}"):
             load_config(path, {f"model.{place}.type": "DiceLos"})
 

@@ -327,6 +327,8 @@ class BaseDataset(Dataset):
         predictions of others there (:func:`~.transform.sampling.thin_crowded`).
 
         Returns:
+            A dict of
+
             - ``fragment_list``: samples after ``post_transform``, over all views, fragments and crops. Their
               ``index`` (M,) says for which of the ``num_points`` points they hold; together they hold every point.
             - ``name``, and ``num_points``: the points after ``transform``, without those of crowded voxels.

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -180,7 +182,18 @@ def _start_worker(worker: int) -> None:
     # which wants to finish its step and save.
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = report_from_thread
     threading.Thread(target=_end_with_main, daemon=True).start()
+
+
+def report_from_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an exception of a thread in a loading process, unless the main process hung up while it took a batch.
+
+    The main process fetches shared memory from a thread here (multiprocessing.resource_sharer). When it is interrupted
+    in the middle it says so itself; a traceback from here would hide its one line.
+    """
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_main() -> None:
