@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
     package_dir={"pointops": "libs/pointops/pointops"},
+    package_data={"pointcept.reports": ["web/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.24",
@@ -43,6 +44,8 @@ setup(
         "flash-attn": ["flash-attn>=2.5"],
         # tools/benchmark.py --plot
         "plot": ["matplotlib>=3.7"],
+        # scalars for Weights & Biases, see docs/reports.md
+        "wandb": ["wandb>=0.16"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         # the documentation site

@@ -370,10 +370,13 @@ def test_a_config_of_pointcept_is_taken_as_it_is(
     caplog.set_level("WARNING", logger="pointcept")
     cfg = load_config(pointcept_config, {"data_root": "/mnt/nuscenes"})
     assert round(millions(build_model(cfg.model)), 2) == 46.16
-    assert [hook.type for hook in cfg.hooks] == [hook["type"] for hook in defaults()["hooks"]]
+    ours = [hook["type"] for hook in defaults()["hooks"]]
+    if not (tmp_path / "_base_").is_symlink():  # Pointcept's own list of hooks
+        ours.remove("ReportWriter")
+    assert [hook.type for hook in cfg.hooks] == ours
     assert (cfg.enable_amp, cfg.num_worker, cfg.batch_size, cfg.epoch) == (True, 16, 12, 50)
     assert cfg.data.train.data_root == cfg.data.test.data_root == "/mnt/nuscenes"
-    named = ["empty_cache_per_epoch", "enable_wandb", "wandb_project", "wandb_key", "ModelHook"]
+    named = ["empty_cache_per_epoch", "ModelHook"]
     told = [record.getMessage() for record in caplog.records]
     if (tmp_path / "_base_").is_symlink():
         assert told == []

@@ -8,10 +8,10 @@ from pointcept.utils.faults import guarded
 def main() -> int:
     """Read the command line and show the table; returns the exit code."""
     from pointcept.engines.launch import exit_code
-    from pointcept.evaluation.compare import argument_parser, compare
+    from pointcept.reports import compare_command
 
-    args = argument_parser().parse_args()
-    return exit_code(lambda: sys.stdout.write(compare(args.runs)), args.traceback)
+    args = compare_command.argument_parser().parse_args()
+    return exit_code(lambda: compare_command.main(args), args.traceback)
 
 
 if __name__ == "__main__":

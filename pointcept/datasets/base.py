@@ -336,13 +336,17 @@ class BaseDataset(Dataset):
             - ``inverse`` int64 (N,), if ``transform`` made it (GridSample with return_inverse=True) or a voxel is
               crowded: prediction ``pred[inverse]`` is one for each of the N points of the scan; and
               ``origin_segment`` int64 (N,), likewise (Copy) if the scan is labelled.
+            - ``origin_coord`` float32 (N, 3) [m], as :meth:`get_data` gave it, if there is a prediction for each of
+              its points.
 
         Raises:
             ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
             DataError: the scan cannot be read, or :func:`~.transform.points.check_scan` refuses it.
         """
         assert self.test_cfg is not None
-        sample = self.transform(self.read(idx))
+        sample = self.read(idx)
+        coord = coord_of(sample).copy()  # transforms may write into the array
+        sample = self.transform(sample)
         num_points = len(coord_of(sample))
         result = {"name": sample.pop("name"), "num_points": num_points}
         for key in ("segment", "origin_segment", "inverse"):
@@ -351,6 +355,8 @@ class BaseDataset(Dataset):
         self._check_inverse(result)
         sample = self._thin(sample, result)
         num_points = result["num_points"]
+        if len(coord) == len(result.get("inverse", range(num_points))):
+            result["origin_coord"] = coord
         # As a per-point entry the index follows every selection, also those of the augmentations.
         sample["index"] = np.arange(num_points)
         add_point_keys(sample, ("index",))

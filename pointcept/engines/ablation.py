@@ -49,7 +49,12 @@ TABLE_7 = ("kld", "topo", "grad", "full")
 FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
-PLACE = ("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend")
+PLACE = (
+    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend"),
+    *("log_details", "enable_wandb", "wandb_project", "wandb_key"),
+)
+TELLING = ("ReportWriter", "WandbWriter")
+"""Hooks that tell of a run and decide nothing in it."""
 
 
 def ablation_parser() -> argparse.ArgumentParser:
@@ -152,6 +157,8 @@ def kept_losses(losses: Any, kept: Sequence[str], row: str) -> Any:
 def fingerprint(run: Config) -> str:
     """Digest of everything in a config that decides the result."""
     tree = {key: value for key, value in run.to_dict().items() if key not in PLACE}
+    if "hooks" in tree:
+        tree["hooks"] = [hook for hook in tree["hooks"] if hook.get("type") not in TELLING]
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def argument_parser(description: str, test: bool = False) -> argparse.ArgumentPa
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", default="auto", help="tcp://host:port where processes meet")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    parser.add_argument("-v", "--verbose", action="store_true", help="whole log lines; --options log_details=True")
     parser.add_argument(
         "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, model.a.b=1"
     )
@@ -68,6 +70,8 @@ def config_from_args(args: argparse.Namespace) -> Config:
     options = parse_options(args.options)
     if model_file is not None:
         options["weight"] = model_file
+    if args.verbose:
+        options["log_details"] = True
     path = Path(args.config) if benchmark is None else benchmark_config(benchmark)
     return load_config(path, options)
 
@@ -121,6 +125,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             ``save_path`` that is in use, or holds a run that ``resume`` does not ask to go on with.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
+    if cfg.wandb_key:  # of a person: no file of the run shall hold it
+        os.environ["WANDB_API_KEY"], cfg.wandb_key = cfg.wandb_key, None
     (check_training if job == "train" else check_test)(cfg)
     backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")
@@ -134,7 +140,7 @@ def default_setup(cfg: Config, job: str = "train") -> None:
     if job == "train":
         setup_logging()  # the terminal alone, until the folder is ours
         run_folder.claim(cfg)
-    setup_logging(folder, f"{job}.log", resume=cfg.resume or job == "train")
+    setup_logging(folder, f"{job}.log", resume=cfg.resume or job == "train", details=cfg.log_details)
     if cfg.seed is None:
         resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
         cfg.seed = comm.broadcast_object(secrets.randbelow(2**31) if resumed is None else resumed)

@@ -137,12 +137,19 @@ class ScanPrediction:
         pred: int64 (N,) classes, on the device.
         target: int64 (N,) labels or ``None``.
         passes: forward passes that were averaged for a point, on average.
+        coord: float32 (N, 3) [m], the sensor at the origin, where the sample has it.
     """
 
     name: str
     pred: Tensor
     target: Tensor | None
     passes: float
+    coord: Tensor | None = None
+
+    @property
+    def distance(self) -> Tensor | None:
+        """Horizontal distance of the points from the sensor (N,) [m]."""
+        return None if self.coord is None else self.coord[:, :2].norm(dim=1)
 
 
 def predict_scan(
@@ -157,7 +164,8 @@ def predict_scan(
     Args:
         model: in evaluation mode, on the device.
         sample: what a data set gives in test mode: ``fragment_list``, ``name``, ``num_points``, and
-            optionally ``segment``, ``inverse`` (N,) to all points of the scan, ``origin_segment`` (N,).
+            optionally ``segment``, ``inverse`` (N,) to all points of the scan, ``origin_segment`` and
+            ``origin_coord`` (N,).
         batch_size: fragments per forward pass.
         precision: of the forward pass, float32 by default.
         network: what messages call the model.
@@ -192,4 +200,6 @@ def predict_scan(
         target = torch.as_tensor(target).to(pred.device).long()
         if target.shape != pred.shape:
             raise DataError(f"{name}: {len(target)} labels for {len(pred)} predicted points")
-    return ScanPrediction(name, pred, target, passes)
+    coord = sample.get("origin_coord")
+    known = coord is not None and len(coord) == len(pred)
+    return ScanPrediction(name, pred, target, passes, torch.as_tensor(coord) if known else None)

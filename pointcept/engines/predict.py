@@ -37,6 +37,8 @@ from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.config import Config, parse_options
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.logging import setup_logging
+from pointcept.utils.patience import waiting
+from pointcept.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +95,19 @@ def predict_main(args: argparse.Namespace) -> None:
     check_format(reader, targets[0])
     if not cfg.weight:
         raise ConfigError("prediction needs weights: --options weight=PATH")
-    model = build_inference_model(cfg.model)
-    load_weights(model, cfg.weight)
+    with waiting("loading the network"):
+        model = build_inference_model(cfg.model)
+        load_weights(model, cfg.weight)
     scans = scan_files(cfg, reader, files, args.quick)
     if args.engine is None:
         predictions = predict_files(model.to(device.get_device()).eval(), scans, cfg)
     else:
-        engine = InferenceEngine(model, args.engine or None, Preprocessing.of_config(cfg), weight=cfg.weight)
+        with waiting("building the inference engine"):
+            engine = InferenceEngine(model, args.engine or None, Preprocessing.of_config(cfg), weight=cfg.weight)
         predictions = predict_with_engine(engine, scans)
     start = time.perf_counter()
-    for number, (target, classes) in enumerate(zip(targets, predictions, strict=True), start=1):
+    done = progress(zip(targets, predictions, strict=True), len(targets), "prediction", "scan")
+    for number, (target, classes) in enumerate(done, start=1):
         write_prediction(target, classes, reader)
         seconds, start = time.perf_counter() - start, time.perf_counter()
         logger.info("[%d/%d] %d points in %.2f s: %s", number, len(targets), len(classes), seconds, target)

@@ -2,7 +2,8 @@
 
 save_path/lock                 the process that trains here, while it does
 save_path/train.log            the log; train.lost.log has what was logged after the checkpoint that was gone on from
-save_path/config.py, environment.json, events.out.tfevents.*
+save_path/scalars.jsonl        every scalar (``utils/scalars.py``); events.out.tfevents.* hold the same for TensorBoard
+save_path/config.py, environment.json
 save_path/model/model_last.pth            the newest state of the run
 save_path/model/model_previous.pth        the one before it; model_previous_2.pth and so on are older
 save_path/model/model_best.pth            the state whose evaluation was best
@@ -22,6 +23,7 @@ from typing import Any
 from pointcept.utils import comm, lock
 from pointcept.utils.env import write_environment
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.scalars import SCALARS
 
 logger = logging.getLogger(__name__)
 
@@ -134,20 +136,21 @@ def remove_leftovers(folder: Path) -> None:
 
 def extent(folder: Path) -> dict[str, int]:
     """How far the files of a run have come that grow while it runs: name -> bytes."""
-    return {path.name: path.stat().st_size for path in (folder / LOG, *folder.glob(EVENTS)) if path.exists()}
+    files = (folder / LOG, folder / SCALARS, *folder.glob(EVENTS))
+    return {path.name: path.stat().st_size for path in files if path.exists()}
 
 
 def rewind(folder: Path, then: Mapping[str, int]) -> None:
     """Take back what was logged after a checkpoint, since it will be logged again.
 
-    Lines of the log go to ``train.lost.log``, scalars for TensorBoard are removed. What this process has logged since
+    Lines of the log go to ``train.lost.log``, scalars are removed. What this process has logged since
     :func:`claim` stays.
 
     Args:
         folder: of the run.
         then: :func:`extent` at the checkpoint.
     """
-    for path in folder.glob(EVENTS):
+    for path in (*folder.glob(SCALARS), *folder.glob(EVENTS)):
         if path.name not in then:
             path.unlink()
         elif path.stat().st_size > then[path.name]:

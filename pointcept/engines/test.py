@@ -18,10 +18,13 @@ from pointcept.engines.evaluate import evaluate_quick
 from pointcept.engines.inference import Precision, ScanPrediction, predict_scan
 from pointcept.engines.scores import network_name
 from pointcept.evaluation import ConfusionMatrix, Kind, Metrics, format_table, report_file, write_report
+from pointcept.evaluation.worst import POINTS, WorstScans
 from pointcept.models import build_inference_model
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import load_weights
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.patience import waiting
+from pointcept.utils.progress import progress
 from pointcept.utils.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -107,6 +110,7 @@ class SemSegTester:
         self.model = model.to(device.get_device()).eval()
         self.precision = Precision.of(cfg)
         self.network = network_name(model, self.weight)
+        self.worst = WorstScans()
 
     @property
     def kind(self) -> Kind:
@@ -125,7 +129,8 @@ class SemSegTester:
         """
         start = time.perf_counter()
         place = "val" if self.quick else "test"
-        dataset = build_dataset(self.cfg.data[place], f"data.{place}")
+        with waiting("listing the scans"):
+            dataset = build_dataset(self.cfg.data[place], f"data.{place}")
         check_fit(self.cfg, self.model, dataset, f"data.{place}")
         with closing((eval_loader if self.quick else scan_loader)(dataset, self.cfg)) as loader:
             if self.quick:
@@ -144,28 +149,41 @@ class SemSegTester:
                 "model": self.cfg.model.to_dict(),
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "seconds": round(time.perf_counter() - start, 2),
+                "worst_scans": self.worst.report(),
             }
             write_report(path, metrics, self.kind, extra)
             logger.info("wrote %s", path)
+            self._keep_worst(dataset)
         return metrics
 
     def _vote_on_all(self, dataset: Any, loader: Loader) -> Metrics:
         batch_size = per_process(self.cfg.batch_size_test, "batch_size_test")
         matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index, dataset.names, device.get_device())
+        self.worst = WorstScans(dataset.ignore_index)
         submitted = 0
-        for number, sample in enumerate(loader, start=1):
+        for number, sample in enumerate(progress(loader, len(loader), "testing", "scan"), start=1):
             begin = time.perf_counter()
             if "fragment_list" not in sample:
                 raise ConfigError("the tester needs data.test with test_mode=True and test_cfg (or test.quick=True)")
             scan = predict_scan(self.model, sample, batch_size, self.precision, self.network)
             submitted += self._keep(dataset, scan)
             if scan.target is not None:
-                matrix.update(scan.pred, scan.target)
+                matrix.update(scan.pred, scan.target, distance=scan.distance)
+                self.worst.add(scan.name, scan.pred, scan.target, scan.coord)
             if self.verbose:
                 self._log_scan(scan, dataset, f"[{number}/{len(loader)}]", time.perf_counter() - begin)
         matrix.all_reduce()
+        self.worst.gather()
         self._finish_submission(dataset, submitted)
         return matrix.compute()
+
+    def _keep_worst(self, dataset: Any) -> None:
+        """Write the points of the scans with the most errors, which the run's report draws."""
+        path = Path(self.cfg.save_path) / POINTS
+        try:
+            self.worst.write(path, getattr(dataset, "colours", ()))
+        except OSError as error:  # the result is there, and a picture is not worth an error
+            logger.warning("the report will have no pictures: cannot write %s: %s", path, error.strerror or error)
 
     def _keep(self, dataset: Any, scan: ScanPrediction) -> bool:
         """Write what is asked for, predictions and the scan's part of a submission; returns whether it has one."""

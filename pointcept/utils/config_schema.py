@@ -124,6 +124,10 @@ SCHEMA: dict[str, Field] = {
     "epoch": Field((int,), 100, "Passes over the training data.", minimum=1),
     "eval_epoch": Field((int,), 100, "How many times to evaluate and save; divides 'epoch'.", minimum=1),
     "log_freq": Field((int,), 10, "Steps between two log lines.", minimum=1),
+    "log_details": Field((bool,), False, "Show whole lines in the terminal, as train.log has them; the same as -v."),
+    "enable_wandb": Field((bool,), False, "Send scalars to Weights & Biases too; needs the extra 'wandb'."),
+    "wandb_project": Field((str,), "pointcept", "The project there."),
+    "wandb_key": Field((str, NoneType), None, "The key of an account there; None takes the one of 'wandb login'."),
     "skip_nonfinite": Field(
         (int,),
         0,
@@ -160,6 +164,7 @@ SCHEMA: dict[str, Field] = {
             {"type": "SemSegEvaluator"},
             {"type": "CheckpointSaver"},
             {"type": "PreciseEvaluator"},
+            {"type": "ReportWriter"},
         ],
         "What runs beside the training loop.",
     ),

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pointcept.utils.faults import USER_ERROR
+from pointcept.utils.logging import close_logging, setup_logging
+from pointcept.utils.patience import waiting
+from pointcept.utils.progress import Bar
 
 from .generate import Settings, generate
 from .layouts import LAYOUTS
@@ -42,21 +43,34 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status (2 after a message on stderr for an error of the user's)."""
     args = parser().parse_args(argv)
+    setup_logging()
     try:
         if args.report is not None:
             sys.stdout.write(compare(args.report, args.out))
             return 0
         settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style)
-        with tqdm(unit="scene", desc=args.layout, disable=not sys.stderr.isatty()) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.n = done
-                bar.refresh()
-
-            count = generate(settings, args.num_workers, args.resume, show)
+        count = _generate(settings, args)
     except (ValueError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         return USER_ERROR
+    finally:
+        close_logging()
     sys.stdout.write(f"{count} scenes of {args.frames} frames written to {args.out}\n")
     return 0
+
+
+def _generate(settings: Settings, args: argparse.Namespace) -> int:
+    """Generate beside a bar; returns the number of scenes."""
+    bar, told = Bar(sum(settings.scenes.values()), args.layout, " scenes"), 0
+    with waiting(f"simulation of {args.layout}") as wait:
+
+        def show(done: int, total: int) -> None:
+            nonlocal told
+            wait.what = f"simulation of {args.layout}, {done} of {total} scenes are done"
+            bar.update(count=done - told)
+            told = done
+
+        try:
+            return generate(settings, args.num_workers, args.resume, show)
+        finally:
+            bar.close()

@@ -82,6 +82,7 @@ class FakeDataset:
                 rows = torch.arange(len(coord))[half]
                 fragments.append({**self._tensors(coord[half] + np.float32(0.05 * view)), "index": rows})
         sample: dict[str, Any] = {"fragment_list": fragments, "name": self.data_list[index], "num_points": len(coord)}
+        sample["origin_coord"] = coord.repeat(2, axis=0) if self.full_resolution else coord
         if self.labels:
             sample["segment"] = label
         if self.full_resolution:
