@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
 import pickle
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from pointcept.datasets import collate_fn, point_collate_fn
 from pointcept.datasets.base import Draw
 from pointcept.datasets.concat import LABELS
 from pointcept.datasets.reading import check_labels
-from pointcept.engines.interrupt import HANDLED, undisturbed
+from pointcept.engines.loader import Loader
 from pointcept.engines.sampler import EvalSampler, TrainSampler
 from pointcept.utils import comm
-from pointcept.utils.device import device_count, random_state, set_random_state
-from pointcept.utils.errors import ConfigError, DataError, MachineError
+from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.faults import machine_fault
-
-logger = logging.getLogger(__name__)
 
 
 class ReportingDataset(Dataset):
@@ -76,14 +66,15 @@ class ReportingDataset(Dataset):
                         check_labels(sample[key], self.dataset.num_classes, self.dataset.ignore_index)
             return sample
         except (ConfigError, DataError) as error:
-            raise type(error)(f"{self._name(draw)}: {error}") from error
+            raise type(error)(f"{self.name(draw)}: {error}") from error
         except Exception as error:
             fault = machine_fault(error)
             if fault is not None:
-                raise DataError(f"{self._name(draw)}: {fault}") from error
-            raise RuntimeError(f"{self._name(draw)}: {type(error).__name__}: {error}") from error
+                raise DataError(f"{self.name(draw)}: {fault}") from error
+            raise RuntimeError(f"{self.name(draw)}: {type(error).__name__}: {error}") from error
 
-    def _name(self, draw: Draw) -> str:
+    def name(self, draw: Draw) -> str:
+        """What messages call the sample of ``draw``."""
         return f"{sample_name(self.dataset, draw.index)}, seed {draw.seed}"
 
 
@@ -175,111 +166,11 @@ def first(samples: Sequence[Any]) -> Any:
     return samples[0]
 
 
-def _start_worker(worker: int) -> None:
-    # A signal reaches every process of the terminal or the job; the workers are ended by the main process,
-    # which wants to finish its step and save.
-    for number in HANDLED:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_main, daemon=True).start()
-
-
-def _end_with_main() -> None:
-    """End this process when the one that it loads for is gone; its own parent is the fork server."""
-    main = multiprocessing.parent_process()
-    assert main is not None
-    main.join()
-    os._exit(1)
-
-
-def worker_context() -> BaseContext:
-    """How loading processes start: forked from a server process that holds nothing but imported modules.
-
-    By default the processes of a run on several GPUs, which are spawned themselves, would spawn theirs: one after
-    the other, each importing everything anew, which kept two ranks with 28 workers still for a minute before the
-    first evaluation. A run on one GPU would fork a process with the threads and locks of CUDA. The server starts
-    once per process and imports in the background; a worker of it is there in milliseconds.
-
-    What workers receive is pickled: data sets and transforms are objects of importable classes, and a script has
-    ``if __name__ == "__main__"`` around what it runs.
-    """
-    context = multiprocessing.get_context("forkserver")
-    # The script is imported once in the server; otherwise each worker would import it again.
-    context.set_forkserver_preload(["__main__", __name__])
-    with undisturbed():
-        resource_tracker.ensure_running()
-    with undisturbed():  # anew: starting the tracker lets some signals through again
-        forkserver.ensure_running()
-    return context
-
-
-class Loader(DataLoader):
-    """A data loader that can be closed, and that leaves the random generators of this process as they are.
-
-    Without loading processes the samples seed and use them here; what the model draws would otherwise
-    depend on the number of loading processes.
-    """
-
-    def close(self) -> None:
-        """End the loading processes.
-
-        After an error its traceback keeps them alive: the garbage collector then waits five seconds for
-        them, or Python ends them at its exit, which torch reports as a crash.
-        """
-        iterator, self._iterator = self._iterator, None
-        if iterator is not None and self.num_workers:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-            for worker in iterator._workers:  # type: ignore[attr-defined]
-                worker.kill()  # one that hangs; it ignores gentler signals
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
-        return self._told(batches) if self.num_workers else self._undisturbed(batches)
-
-    @staticmethod
-    def _told(batches: Iterator[Any]) -> Iterator[Any]:
-        try:
-            yield from batches
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise MachineError(
-                f"{str(error).splitlines()[0].rstrip('.')}: a loading process was ended from outside, most often for "
-                "lack of memory or of room in /dev/shm: lower num_worker or batch_size"
-            ) from error
-
-    @staticmethod
-    def _undisturbed(batches: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            state = random_state()
-            try:
-                batch = next(batches, None)
-            finally:
-                set_random_state(state)
-            if batch is None:
-                return
-            yield batch
-
-
 def _loader(
     dataset: Any, sampler: Sampler, batch_size: int, collate: Callable[..., Any], workers: int, seed: int
 ) -> Loader:
-    # Its own generator: otherwise each new pass takes a number from torch's global one, and a run
-    # resumed within an epoch would no longer be the same.
-    generator = torch.Generator()
-    generator.manual_seed(seed)
     workers = -(-workers // comm.world_size())
-    return Loader(
-        ReportingDataset(dataset),
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=device_count() > 0,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context=worker_context() if workers else None,
-        generator=generator,
-    )
+    return Loader(ReportingDataset(dataset), sampler, batch_size, collate, workers, seed)
 
 
 def train_loader(dataset: Any, sampler: TrainSampler, cfg: Any) -> Loader:
