@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from pointcept.datasets import collate_fn, point_collate_fn
 from pointcept.datasets.base import Draw
@@ -29,16 +30,21 @@ class ReportingDataset(Dataset):
 
     Args:
         dataset: any data set of this package.
+
+    Attributes:
+        begun: numbers of the samples that were begun last, int64: of this process, and then of each loading process;
+            in memory that they share, once there are some.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.begun = torch.full((1,), -1)
         self._pickled: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         if self._pickled is None:
             self._pickled = torch.frombuffer(bytearray(_pickle(self.dataset)), dtype=torch.uint8)
-        return {"_pickled": self._pickled}
+        return {"_pickled": self._pickled, "begun": self.begun}
 
     def __getattr__(self, name: str) -> Any:
         # In a loading process, at the first sample: an error then reaches the user as one of that sample.
@@ -58,6 +64,8 @@ class ReportingDataset(Dataset):
             DataError: the sample's own, with its name put before the message; so are faults of disk and memory.
             RuntimeError: any other error of its transforms, likewise.
         """
+        worker = get_worker_info()
+        self.begun[0 if worker is None else 1 + worker.id] = draw.index
         try:
             sample = self.dataset[draw]
             if not hasattr(self.dataset, "asks_for_scans"):  # the others check where they read
@@ -66,16 +74,26 @@ class ReportingDataset(Dataset):
                         check_labels(sample[key], self.dataset.num_classes, self.dataset.ignore_index)
             return sample
         except (ConfigError, DataError) as error:
-            raise type(error)(f"{self.name(draw)}: {error}") from error
+            raise type(error)(f"{self._name(draw)}: {error}") from error
         except Exception as error:
             fault = machine_fault(error)
             if fault is not None:
-                raise DataError(f"{self.name(draw)}: {fault}") from error
-            raise RuntimeError(f"{self.name(draw)}: {type(error).__name__}: {error}") from error
+                raise DataError(f"{self._name(draw)}: {fault}") from error
+            raise RuntimeError(f"{self._name(draw)}: {type(error).__name__}: {error}") from error
 
-    def name(self, draw: Draw) -> str:
-        """What messages call the sample of ``draw``."""
+    def _name(self, draw: Draw) -> str:
         return f"{sample_name(self.dataset, draw.index)}, seed {draw.seed}"
+
+    def share(self, workers: int) -> None:
+        """Make room for what so many loading processes begin; where there is none, it stays unknown."""
+        self.begun = torch.full((1 + workers,), -1)
+        with suppress(RuntimeError):
+            self.begun.share_memory_()
+
+    def begun_by(self, worker: int | None = None) -> str:
+        """The sample that this process, or a loading process, has begun last."""
+        index = int(self.begun[0 if worker is None else 1 + worker])
+        return sample_name(self.dataset, index) if index >= 0 else "its first sample"
 
 
 def sample_name(dataset: Any, index: int) -> str:

@@ -63,10 +63,6 @@ class Outstanding(Sampler[Sequence[Draw]]):
         """The first batch that was handed out is there."""
         self._handed.popleft()
 
-    def first(self, count: int) -> list[Sequence[Draw]]:
-        """The first batches that have not come back."""
-        return list(self._handed)[:count]
-
     def __len__(self) -> int:
         return len(self._batches)
 
@@ -88,7 +84,7 @@ class Loader(DataLoader):
     draws whose batches have not come, and what follows is what it would have been.
 
     Args:
-        dataset: yields samples for draws; ``name(draw)`` is what messages call one.
+        dataset: a :class:`~pointcept.engines.data.ReportingDataset`.
         sampler: yields draws.
         batch_size: samples of a batch.
         collate: makes a batch of samples.
@@ -115,6 +111,7 @@ class Loader(DataLoader):
         self._losses: list[int] = []
         self._delivered = 0
         self._told_of_room = False
+        dataset.share(workers)
         super().__init__(
             dataset,
             batch_sampler=self._draws,
@@ -149,15 +146,15 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._draws.begin()
-        self._start()  # now: processes load ahead while the caller is busy
+        with WATCHDOG.waiting(self._what, self._look):
+            self._start()  # now: processes load ahead while the caller is busy
         return self._batches()
 
     def _start(self) -> None:
         """Begin with the draws that are outstanding."""
         while True:
             try:
-                with WATCHDOG.waiting(self._what, self._look):
-                    self._current = super().__iter__()  # type: ignore[assignment]
+                self._current = super().__iter__()  # type: ignore[assignment]
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 if self._iterator is None:
@@ -225,16 +222,15 @@ class Loader(DataLoader):
         lost = iterator.lost()
         if not lost:
             return f"batches no longer come from the loading processes ({error}); {machine_facts()}"
-        codes = {worker.pid: worker.exitcode for worker in lost}
-        place = {worker.pid: place for worker, place in iterator.tasks()}
-        read = [place[pid] for pid in codes if pid in place]
-        signals = [-code for code in codes.values() if code is not None and code < 0]
+        signals = [-worker.exitcode for worker in lost if worker.exitcode is not None and worker.exitcode < 0]
         by = f" by {signal_name(signals[0])}" if signals else ""
         cause = CAUSES.get(signals[0], UNKNOWN) if signals else UNKNOWN  # type: ignore[call-overload]
-        return (
-            f"lost {len(lost)} of {len(iterator._workers)} loading processes ({some(list(map(str, codes)), 4)}), ended"
-            f"{by} while reading {self._names(read) or 'nothing'}: {cause}; {machine_facts()}"
-        )
+        which = some([f"{worker.pid} read {self._begun_by(iterator, worker)}" for worker in lost], 4)
+        count = f"{len(lost)} of {len(iterator._workers)}"
+        return f"lost {count} loading processes, ended{by}: {which}: {cause}; {machine_facts()}"
+
+    def _begun_by(self, iterator: Workers, worker: Any) -> str:
+        return str(self.dataset.begun_by(iterator._workers.index(worker)))  # type: ignore[attr-defined]
 
     def _do_without(self, error: Exception) -> None:
         """Load in this process, since loading processes cannot be started."""
@@ -253,27 +249,20 @@ class Loader(DataLoader):
                 reason,
             )
 
-    def _names(self, places: Sequence[int]) -> str:
-        """The scans of outstanding batches."""
-        batches = self._draws.first(max(places, default=-1) + 1)
-        draws = [draw for place in places if place < len(batches) for draw in batches[place]]
-        return some([self.dataset.name(draw) for draw in draws], 4)  # type: ignore[attr-defined]
-
     def _what(self) -> str:
         """Says what is waited for."""
         iterator = self._iterator
         if not isinstance(iterator, Workers):
-            return f"this process reads {self._names([0]) or 'the next batch'}"
-        tasks = iterator.tasks()
+            return f"this process reads {self.dataset.begun_by()}"  # type: ignore[attr-defined]
+        busy = [iterator._workers[number] for number in iterator.busy()]
         parts = [
-            f"loading process {worker.pid} ({state_of(worker.pid) or 'waits'}) reads {self._names([place])}"
-            for worker, place in sorted(tasks, key=lambda task: task[1])[:4]
+            f"loading process {worker.pid} ({state_of(worker.pid) or 'waits'}) reads {self._begun_by(iterator, worker)}"
+            for worker in busy
         ]
         if not parts:
-            processes = (f"{worker.pid} ({state_of(worker.pid) or 'waits'})" for worker in iterator._workers)
-            return f"no answer from the loading processes {some(list(processes), 4)}"
-        more = f"; {len(tasks) - len(parts)} more read ahead" if len(tasks) > len(parts) else ""
-        return f"no batch from the loading processes: {'; '.join(parts)}{more}"
+            parts = [f"{worker.pid} ({state_of(worker.pid) or 'waits'})" for worker in iterator._workers]
+            return f"no answer from the loading processes {some(parts, 4)}"
+        return f"no batch from the loading processes: {some(parts, 4)}"
 
     def _look(self, seconds: float) -> None:
         """In the thread of the watchdog: end a wait for the rest of a message whose sender has ended."""

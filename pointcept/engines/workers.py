@@ -170,13 +170,10 @@ class Workers(_MultiProcessingDataLoaderIter):
         """The processes that have ended."""
         return [worker for worker in self._workers if not worker.is_alive()]
 
-    def tasks(self) -> list[tuple[Any, int]]:
-        """Each process that is at work, and which batch it makes, counted from the one that is waited for."""
-        first: dict[int, int] = {}
-        for number, info in sorted(dict(self._task_info).items()):
-            if len(info) == 1:
-                first.setdefault(info[0], number - self._rcvd_idx)
-        return [(self._workers[worker], place) for worker, place in first.items()]
+    def busy(self) -> list[int]:
+        """Numbers of the processes at work, the one whose batch comes next first."""
+        tasks = sorted(dict(self._task_info).items())
+        return list(dict.fromkeys(info[0] for _, info in tasks if len(info) == 1))
 
     def kill(self) -> None:
         """End all processes at once, and leave alone all that they share with this one."""
