@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -218,19 +218,30 @@ def eval_loader(dataset: Any, cfg: Any) -> Loader:
     if mixes:
         raise ConfigError(f"data.val.transform has {', '.join(mixes)}, which mixes scans: for data.train only")
     batch_size = per_process(cfg.batch_size_val, "batch_size_val")
-    return _loader(dataset, _eval_sampler(dataset), batch_size, collate_val, cfg.num_worker, 0)
+    return _loader(dataset, eval_sampler(dataset), batch_size, collate_val, cfg.num_worker, 0)
 
 
-def scan_loader(dataset: Any, cfg: Any) -> Loader:
+def scan_loader(dataset: Any, cfg: Any, without: Collection[int] = ()) -> Loader:
     """The loader of the tester: one scan at a time, with all its fragments.
+
+    Args:
+        dataset: in test mode.
+        cfg: ``num_worker``.
+        without: numbers of scans that are left out.
 
     Raises:
         DataError: the data set is empty.
     """
-    return _loader(dataset, _eval_sampler(dataset), 1, first, min(cfg.num_worker, 4 * comm.world_size()), 0)
+    workers = min(cfg.num_worker, 4 * comm.world_size(), len(dataset) - len(without))
+    return _loader(dataset, eval_sampler(dataset, without), 1, first, workers, 0)
 
 
-def _eval_sampler(dataset: Any) -> EvalSampler:
+def eval_sampler(dataset: Any, without: Collection[int] = ()) -> EvalSampler:
+    """This process's share of a data set, each sample once and in order.
+
+    Raises:
+        DataError: the data set is empty.
+    """
     if len(dataset) == 0:
         raise DataError("the evaluation set is empty: check data_root and the split in the config")
-    return EvalSampler(len(dataset), rank=comm.rank(), world_size=comm.world_size())
+    return EvalSampler(len(dataset), rank=comm.rank(), world_size=comm.world_size(), without=set(without))

@@ -28,6 +28,7 @@ STARTS = (
     "FakeModel: ",
     "training on",
     "interrupted at",
+    "the test goes on",
 )
 
 
