@@ -19,6 +19,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -192,6 +193,8 @@ class KeptResults:
         """Give the folder back."""
         if comm.is_main_process():
             lock.let_go(self.folder)
+            with suppress(OSError):  # one without results
+                self.folder.rmdir()
 
     def add(self, entry: Entry) -> None:
         """Keep the result of a scan, whose files are written.

@@ -42,7 +42,7 @@ STUCK = 15.0
 """Seconds of waiting after which torch should have noticed that a loading process has ended."""
 
 
-class Outstanding(Sampler[Sequence[Draw]]):
+class Outstanding(Sampler[list[Draw]]):
     """The draws of each batch, and which of them have been handed out and not come back as batches.
 
     Args:
@@ -51,9 +51,9 @@ class Outstanding(Sampler[Sequence[Draw]]):
     """
 
     def __init__(self, sampler: Sampler[Draw], batch_size: int) -> None:
-        self._batches = BatchSampler(sampler, batch_size, drop_last=False)
-        self._rest: Iterator[Sequence[Draw]] = iter(())
-        self._handed: deque[Sequence[Draw]] = deque()
+        self._batches: Any = BatchSampler(sampler, batch_size, drop_last=False)  # type: ignore[arg-type]  # of draws
+        self._rest: Iterator[list[Draw]] = iter(())
+        self._handed: deque[list[Draw]] = deque()
 
     def begin(self) -> None:
         """Begin a pass over the sampler."""
@@ -66,7 +66,7 @@ class Outstanding(Sampler[Sequence[Draw]]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Sequence[Draw]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         """What has not come back, and what was not handed out."""
         again, self._handed = list(self._handed), deque()
         for draws in chain(again, self._rest):

@@ -167,6 +167,7 @@ class SemSegTester:
             logger.info("%s", format_table(metrics, self.kind))
             if self.quick or not kept.is_reported():
                 self._write_report(metrics, kept, time.perf_counter() - start + seconds)
+            logger.info("result in %s", kept.report)
         return metrics
 
     def _write_report(self, metrics: Metrics, kept: KeptResults, seconds: float) -> None:
@@ -178,7 +179,6 @@ class SemSegTester:
             "fingerprint": kept.mark,
         }
         write_report(kept.report, metrics, self.kind, extra)
-        logger.info("wrote %s", kept.report)
 
     def _write_record(self) -> None:
         if self.record and comm.is_main_process():
@@ -238,9 +238,7 @@ class SemSegTester:
         if not entries or not comm.is_main_process():
             return
         if len(entries) == len(dataset):
-            words = (
-                "tested already, with the same weights, config and scans: nothing is predicted (test.again=True does)"
-            )
+            words = "tested already: the same weights, config and scans; nothing is predicted (test.again=True does)"
         else:
             words = f"the test goes on: {len(entries)} of {len(dataset)} scans are done"
         logger.info("%s; fingerprint %s", words, kept.mark)
@@ -279,12 +277,13 @@ class SemSegTester:
     def _finish_submission(self, dataset: Any, kept: KeptResults, submitted: int) -> None:
         """Complete the submission, on rank 0 once every process has written its scans; every process has to call it."""
         total = sum(comm.gather_objects(submitted))
-        if total == 0 or kept.finished or not comm.is_main_process():
+        if total == 0 or not comm.is_main_process():
             return
         folder = self.folder / "submission"
         try:
-            dataset.finish_submission(folder)
-            kept.finish()
+            if not kept.finished:
+                dataset.finish_submission(folder)
+                kept.finish()
         except OSError as error:
             raise DataError(f"cannot complete the submission in {folder}: {error}") from error
         logger.info("submission of %d scans in %s", total, folder)

@@ -29,6 +29,7 @@ STARTS = (
     "training on",
     "interrupted at",
     "the test goes on",
+    "tested already",
 )
 
 
