@@ -28,6 +28,7 @@ from typing import Any
 from torch import nn
 
 import pointcept
+from pointcept.engines.run_folder import remove_unfinished
 from pointcept.models import inference_config
 from pointcept.models.teacher_cache import digest
 from pointcept.utils import comm, device, lock
@@ -193,7 +194,9 @@ class KeptResults:
         """Give the folder back."""
         if comm.is_main_process():
             lock.let_go(self.folder)
-            with suppress(OSError):  # one without results
+            with suppress(OSError):  # a folder without results
+                if os.listdir(self.folder) == [self._path.name] and len(list(_read(self._path))) == 1:
+                    self._path.unlink()
                 self.folder.rmdir()
 
     def add(self, entry: Entry) -> None:
@@ -202,9 +205,11 @@ class KeptResults:
         Raises:
             OSError: it cannot be written.
         """
-        lines = [asdict(entry)]
+        self._append([asdict(entry)])
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
         if not self._path.exists():
-            lines.insert(0, {"format": FORMAT, "fingerprint": self.mark})
+            lines = [{"format": FORMAT, "fingerprint": self.mark}, *lines]
         with open(self._path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -216,8 +221,7 @@ class KeptResults:
 
     def finish(self) -> None:
         """Say that the submission is complete; the main process calls it after :meth:`add`."""
-        with open(self._path, "ab") as file:
-            file.write(_encode({"finished": True}))
+        self._append([{"finished": True}])
 
     def file_facts(self, path: Path) -> list[Any]:
         """What is kept of a file of a prediction."""
@@ -234,6 +238,7 @@ class KeptResults:
             return False
 
     def _prepare(self, again: bool, valid: Callable[[Entry], bool] | None) -> list[Entry]:
+        remove_unfinished([*self.folder.rglob(".*.tmp"), *self.report.parent.glob(f".{self.report.name}.*.tmp")])
         found: dict[int, Entry] = {}
         others = [] if self.is_reported() and not again else [self.report]
         if valid is not None:
@@ -246,6 +251,8 @@ class KeptResults:
             entries = [_entry(line) for own in lines for line in own[1:]]
             found = {entry.index: entry for entry in entries if entry is not None}
         self._set_aside(others)
+        if valid is not None and not self._path.exists():
+            self._append([])  # what is written from now on is of this test
         kept = [entry for _, entry in sorted(found.items()) if valid is not None and valid(entry)]
         if len(kept) < len(found):
             self.finished = False

@@ -16,23 +16,26 @@ from tests.faults import records
 from tests.faults.case import Broken, Step, fault
 from tests.faults.process import Running
 from tests.faults.promises import AGAIN, INTERRUPTED, OK, USER, ended, refused, said, succeeded
-from tests.faults.stage import KILL, Act, Stage, edit, files, make_unreadable, send, send_workers
+from tests.faults.stage import KILL, Act, Stage, edit, files, flip, make_unreadable, send, send_workers
 from tests.faults.trigger import Moment
 from tests.faults.world import VAL_SCANS
 
 KEEP = ("test.save_predictions=True", "test.submit=True")
 RESULT = "result/miou_precise.json"
+PROGRESS = "result/progress_0.txt"
+ASIDE = (".json", ".py", ".txt")
+"""Endings of files that are no predictions."""
 
 
-def whole_test(stage: Stage, recipe: str = "student") -> dict[str, bytes]:
+def whole_test(stage: Stage, recipe: str = "student", more: tuple[str, ...] = ()) -> dict[str, bytes]:
     """The files of an undisturbed test with the same weights, and ``notes['result']`` its numbers."""
     own, stage.run = stage.run, stage.folder / "undisturbed"
-    stage.test(*KEEP, f"weight={stage.weight(recipe)}")
+    stage.test(*KEEP, *more, f"weight={stage.weight(recipe)}")
     succeeded(stage)
     stage.notes["result"] = records.result(stage.run / RESULT)
     found = files(stage.run / "result")
     stage.run = own
-    return {name: content for name, content in found.items() if not name.endswith((".json", ".py"))}
+    return {name: content for name, content in found.items() if not name.endswith(ASIDE)}
 
 
 def equals_whole_test(stage: Stage) -> None:
@@ -40,7 +43,7 @@ def equals_whole_test(stage: Stage) -> None:
     succeeded(stage)
     now, then = files(stage.run / "result"), stage.notes["files"]
     wrong = [name for name, content in then.items() if now.get(name) != content]
-    more = [name for name in now if name not in then and not name.endswith((".json", ".py"))]
+    more = [name for name in now if name not in then and not name.endswith(ASIDE)]
     hidden = [name for name in more if Path(name).name.startswith(".")]
     if hidden:
         raise Broken("leaked", f"temporary files: {hidden}")
@@ -207,6 +210,131 @@ fault(
 )
 
 
+def spoilt_progress(spoil: Callable[[Path], Any]) -> Step:
+    """What a killed test has noted of its scans is damaged before it goes on."""
+
+    def inject(stage: Stage) -> None:
+        stage.notes["files"] = whole_test(stage)
+        stage.test(*KEEP, moment=scan_read(2), then=KILL)
+        spoil(stage.run / PROGRESS)
+        stage.test(*KEEP)
+
+    return inject
+
+
+for _what, _spoil in {
+    "is cut": lambda path: os.truncate(path, path.stat().st_size - 40),
+    "is empty": lambda path: os.truncate(path, 0),
+    "is gone": os.remove,
+    "is something else": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "has lost its head": lambda path: path.write_bytes(path.read_bytes().partition(b"\n")[2]),
+    "is there twice": lambda path: shutil.copy(path, path.with_name("progress_7.txt")),
+    "has other counts": lambda path: path.write_bytes(path.read_bytes().replace(b'"counts":[0', b'"counts":[9')),
+    "has a flipped bit in the first scan": lambda path: flip(path, 8 * 150 + 1),
+    "has a flipped bit in its head": lambda path: flip(path, 8 * 20 + 1),
+}.items():
+    fault("H", f"test: the record of its progress {_what}", spoilt_progress(_spoil), equals_whole_test)
+fault(
+    "H",
+    "test: the record of its progress must not be read",
+    spoilt_progress(make_unreadable),
+    refused("progress_0.txt", "permission"),
+)
+
+
+def scan_changes(stage: Stage) -> None:
+    """A scan that was predicted is another one when the test goes on; then it is the first one again."""
+    path = stage.scan(0, "08")
+    good, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    stage.notes["files"] = whole_test(stage)
+    path.write_bytes(good[: len(good) // 32 * 16])
+    stage.scan(0, "08", labels=True).write_bytes(bytes(len(good) // 32 * 4))
+    stage.test(*KEEP, moment=scan_read(2), then=KILL)
+    path.write_bytes(good)
+    os.utime(path, ns=times)
+    labels = stage.world.data / stage.scan(0, "08", labels=True).relative_to(stage.data)
+    shutil.copy2(labels, stage.scan(0, "08", labels=True))
+    stage.test(*KEEP)
+
+
+fault("H", "test: a predicted scan changes before it goes on", scan_changes, equals_whole_test)
+
+
+def earlier_is_aside(stage: Stage) -> None:
+    """The results of other weights are all there, in one folder with a date."""
+    stage.notes["files"] = whole_test(stage)
+    good = stage.weight().read_bytes()
+    _other_weights(stage)
+    stage.test(*KEEP)
+    earlier = {name: content for name, content in files(stage.run / "result").items() if not name.endswith(".txt")}
+    stage.weight().write_bytes(good)
+    stage.test(*KEEP)
+    aside = [path for path in stage.run.iterdir() if path.name.startswith("result_")]
+    if len(aside) != 1 or any(files(aside[0]).get(name) != content for name, content in earlier.items()):
+        raise Broken("lost", f"the earlier results are not there: {[path.name for path in aside]}")
+
+
+fault("H", "test: results of other weights are set aside", earlier_is_aside, equals_whole_test, said("set aside as"))
+
+
+def again(*options: str, reads: bool) -> Step:
+    """The same test once more; ``reads`` says whether it predicts."""
+
+    def inject(stage: Stage) -> None:
+        stage.notes["files"] = whole_test(stage)
+        stage.test(*KEEP)
+        stage.test(*KEEP, *options, moment=scan_read(0), then=lambda running, pid: None)
+        if stage.ending.reached != reads:
+            raise Broken("lost", f"scans were {'not ' if reads else ''}read again")
+
+    return inject
+
+
+fault("H", "test: once more after its end", again(reads=False), equals_whole_test, said("tested already"))
+fault("H", "test: once more, and asked to predict", again("test.again=True", reads=True), equals_whole_test)
+fault("H", "test: once more, with other messages", again("test.verbose=False", reads=False), equals_whole_test)
+
+
+def two_processes(act: Act, then: int, rank: int = 0) -> Step:
+    """A test of two processes, with two and one scans, is stopped, and goes on with ``then`` of them."""
+
+    def inject(stage: Stage) -> None:
+        stage.notes["files"] = whole_test(stage, more=BOTH)
+        flags: tuple[str, ...] = ("--num-gpus", "2")
+        weight = f"weight={stage.weight()}"
+        moment = Moment("rename", 1, "predictions", rank=rank)
+        stage.call("test", *stage.command(*KEEP, *BOTH, weight, flags=flags), moment=moment, then=act)
+        flags = flags if then == 2 else ()
+        stage.call("test", *stage.command(*KEEP, *BOTH, weight, flags=flags))
+
+    return inject
+
+
+BOTH = ("batch_size_test=2", "batch_size_val=2")
+fault(
+    "H",
+    "test: two processes, undisturbed",
+    lambda stage: (
+        stage.notes.update(files=whole_test(stage, more=BOTH)),
+        stage.call("test", *stage.command(*KEEP, *BOTH, f"weight={stage.weight()}", flags=("--num-gpus", "2"))),
+    ),
+    equals_whole_test,
+)
+for _then in (1, 2):
+    fault(
+        "H",
+        f"test: the launcher of two processes gets SIGKILL, then {_then} go on",
+        two_processes(KILL, _then),
+        equals_whole_test,
+    )
+    fault(
+        "H",
+        f"test: two processes get SIGTERM, then {_then} go on",
+        two_processes(send(signal.SIGTERM, group=True), _then, rank=1),
+        equals_whole_test,
+    )
+
+
 # --- damaged data in the middle ---
 
 
@@ -359,6 +487,25 @@ def three_predictions(stage: Stage) -> None:
         raise Broken("lost", f"the folder holds {found}")
 
 
+def predict_without_worker(stage: Stage) -> None:
+    scans = stage.scan(0, "08").parent
+    moment, act = Moment("rename", 1, ".npy"), send_workers(signal.SIGKILL, first=False)
+    stage.predict(scans, stage.folder / "out", "num_worker=1", moment=moment, then=act)
+
+
+def quick_without_worker(stage: Stage) -> None:
+    """The loading process of a test in one pass ends as it reads; the result is that of an undisturbed one."""
+    stage.test("test.quick=True")
+    stage.notes["result"] = records.result(stage.run / "result/miou_quick.json")
+    options = ("test.quick=True", "num_worker=2", "batch_size_val=1")
+    stage.test(*options, moment=Moment("rename", 1, "environment.json"), then=send_workers(signal.SIGKILL, first=False))
+    found = list(records.differences(records.result(stage.run / "result/miou_quick.json"), stage.notes["result"]))
+    if found:
+        raise Broken("silent", f"another result: {found}")
+
+
+fault("H", "predict: its loading process gets SIGKILL", predict_without_worker, three_predictions)
+fault("H", "test: loading processes get SIGKILL, in one pass", quick_without_worker, succeeded)
 for _name in ("SIGKILL", "SIGINT"):
     fault(
         "H",
