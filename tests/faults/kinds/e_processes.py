@@ -7,9 +7,12 @@ import resource
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
-from tests.faults import linux
+import numpy as np
+
+from tests.faults import linux, records
 from tests.faults.case import Broken, Step, fault
 from tests.faults.process import Running
 from tests.faults.promises import (
@@ -27,10 +30,12 @@ from tests.faults.promises import (
     refused,
     said,
     saved_at,
+    succeeded,
 )
 from tests.faults.stage import KILL, Act, Stage, send, send_workers
 from tests.faults.trigger import Moment
-from tests.faults.world import EPOCH_STEPS, STEPS
+from tests.faults.world import EPOCH_STEPS, STEPS, TRAIN_SCANS, VAL_SCANS
+from tests.integration.scans import write_scan
 
 FAILED = (LOST_LOSS, USER, AGAIN)
 SOON = 20.0
@@ -167,6 +172,114 @@ def small_shared_memory(size: str) -> Step:
 
 for _size in ("4k", "16k", "64k"):
     fault("E", f"/dev/shm of {_size}", small_shared_memory(_size), equals_whole_numbers, mounts=True)
+
+
+def hard_limit(limit: int) -> Step:
+    """``ulimit -n`` of a shell, which no process can raise."""
+
+    def inject(stage: Stage) -> None:
+        stage.use("workers")
+        stage.train(fresh=True, shell=f'ulimit -n {limit}; exec "$@"')
+        if stage.ending.code != OK:
+            refused("file|descriptor|ulimit", codes=FAILED)(stage)
+            stage.resume()
+
+    return inject
+
+
+for _limit in (24, 40, 64, 72, 100):
+    fault("E", f"ulimit -n {_limit} that cannot be raised", hard_limit(_limit), equals_whole_numbers)
+
+
+def large_batches(size: str) -> Step:
+    """Batches do not fit into /dev/shm, as 16 real scans do not into Docker's 64 MB; the result is the same."""
+
+    def inject(stage: Stage) -> None:
+        stage.use(
+            "workers", "batch_size_val = 2\ndata['val']['transform'] = data['train']['transform'] = _formatting\n"
+        )
+        random = np.random.default_rng(0)
+        for sequence, scans in (("00", TRAIN_SCANS), ("08", VAL_SCANS)):
+            for frame in range(scans):
+                low, high = (-40, -40, -1, 0), (40, 40, 1, 1)
+                write_scan(stage.data, sequence, frame, random.uniform(low, high, (8000, 4)))
+        whole, stage.run = stage.run, stage.folder / "roomy"
+        stage.train("evaluate=False", "epoch=1", "eval_epoch=1")
+        succeeded(stage)
+        expected = records.checkpoint(stage.model / "model_last.pth")
+        stage.run = whole
+        linux.mount_memory(Path("/dev/shm"), f"size={size}")
+        stage.train("evaluate=False", "epoch=1", "eval_epoch=1")
+        succeeded(stage)
+        if list(records.differences(records.checkpoint(stage.model / "model_last.pth"), expected)):
+            raise Broken("silent", "another result than with more shared memory")
+
+    return inject
+
+
+fault("E", "batches larger than /dev/shm", large_batches("200k"), said("/dev/shm|shared memory", "pipes"), mounts=True)
+
+
+def kill_all_the_time(running: Running, pid: int) -> None:
+    """Kill every loading process for as long as the run goes on, as the system does where memory is too small."""
+
+    def kill() -> None:
+        while running.text().count("start again") < 9 and linux.command(running.pid):
+            for worker in running.workers():
+                running.send(signal.SIGKILL, worker)
+            time.sleep(0.05)
+
+    threading.Thread(target=kill, daemon=True).start()
+
+
+def lost_again_and_again(stage: Stage) -> None:
+    stage.use("workers")
+    stage.interrupted(Moment("step", EPOCH_STEPS + 2), kill_all_the_time)
+    refused("SIGKILL", "memory", "number 4")(stage)
+    saved_at(EPOCH_STEPS + 2)(stage)
+    stage.resume()
+
+
+fault("E", "loading processes get SIGKILL again and again", lost_again_and_again, equals_whole_numbers)
+
+
+def stopped_and_orphaned(running: Running, pid: int) -> None:
+    """Loading processes stand still when the run is killed: they end all the same."""
+    send_workers(signal.SIGSTOP, first=False)(running, pid)
+    running.send(signal.SIGKILL)
+
+
+fault(
+    "E",
+    "a run is killed while its loading processes are stopped",
+    lambda stage: (
+        stage.use("workers"),
+        stage.interrupted(Moment("step", EPOCH_STEPS + 2), stopped_and_orphaned),
+        stage.resume(),
+    ),
+    equals_whole_numbers,
+)
+
+
+def lost_and_interrupted(running: Running, pid: int) -> None:
+    """A loading process is lost, and the run is asked to end before it has noticed."""
+    send_workers(signal.SIGKILL)(running, pid)
+    running.send(signal.SIGTERM)
+
+
+def lost_in_two(stage: Stage) -> None:
+    """Each of two processes loses its loading process; both go on, and nothing else happens."""
+    stage.use("two")
+    stage.interrupted(Moment("step", 2, rank=1), send_workers(signal.SIGKILL, first=False), "num_worker=2")
+
+
+fault(
+    "E",
+    "a loading process is killed and the run is told to end",
+    told_and_resumed(act=lost_and_interrupted, recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)),
+    equals_whole_numbers,
+)
+fault("E", "two processes lose their loading processes", lost_in_two, equals_whole_numbers)
 
 
 # --- two runs and one folder ---
