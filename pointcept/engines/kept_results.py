@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 PROGRESS = "progress_{}.txt"
-TOGETHER = ("submission", "predictions", "config.py", "environment.json")
+FOLDERS, RECORD = ("submission", "predictions"), ("config.py", "environment.json")
 """What belongs to a precise result."""
 BESIDE = ("type", "verbose", "save_predictions", "submit", "again")
 """Arguments of a tester that change none of its predictions."""
@@ -238,14 +238,15 @@ class KeptResults:
             return False
 
     def _prepare(self, again: bool, valid: Callable[[Entry], bool] | None) -> list[Entry]:
-        remove_unfinished([*self.folder.rglob(".*.tmp"), *self.report.parent.glob(f".{self.report.name}.*.tmp")])
+        remove_unfinished({*self.folder.rglob(".*.tmp"), *self.report.parent.glob(f".{self.report.name}.*.tmp")})
         found: dict[int, Entry] = {}
         others = [] if self.is_reported() and not again else [self.report]
         if valid is not None:
             files = sorted(self.folder.glob(PROGRESS.format("*")))
             lines = [list(_read(path)) for path in files]
             if again or not files or not all(own and self._is_head(own[0]) for own in lines):
-                others += [*(self.folder / name for name in TOGETHER), *files]
+                others += [self.folder / name for name in FOLDERS if (self.folder / name).is_dir()]
+                others += [*(self.folder / name for name in RECORD), *files]
                 lines = []
             self.finished = any("finished" in line for own in lines for line in own)
             entries = [_entry(line) for own in lines for line in own[1:]]
@@ -275,7 +276,7 @@ class KeptResults:
     def _set_aside(self, paths: Iterable[Path]) -> None:
         """Move what there is of ``paths`` to a folder whose name says when it was made."""
         there = [path for path in paths if path.exists()]
-        if not there or all(path.name in ("config.py", "environment.json") for path in there):
+        if not there or all(path.name in RECORD for path in there):
             return
         when = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(max(path.stat().st_mtime for path in there)))
         for path in there:

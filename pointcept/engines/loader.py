@@ -30,6 +30,7 @@ from pointcept.utils.checkpoint import some
 from pointcept.utils.device import device_count, random_state, set_random_state
 from pointcept.utils.errors import MachineError
 from pointcept.utils.faults import NO_FILE, machine_fault
+from pointcept.utils.logging import warning_level
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,6 @@ class Loader(DataLoader):
     def _get_iterator(self) -> Any:
         if not self.num_workers:
             return super()._get_iterator()
-        self.check_worker_number_rationality()
         return Workers(self)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -215,7 +215,7 @@ class Loader(DataLoader):
         if len(self._losses) > 1:
             self.num_workers = max(1, self.num_workers // 2)
         self.multiprocessing_context = worker_context()  # its server may have died as well
-        logger.warning("%s; %d start again with what was not there yet", text, self.num_workers)
+        logger.log(warning_level(), "%s; %d start again with what was not there yet", text, self.num_workers)
 
     def _loss(self, iterator: Workers, error: Exception) -> str:
         """Says what has become of loading processes, what they read, and why that may be."""
@@ -238,12 +238,17 @@ class Loader(DataLoader):
         if fault is None or not self.num_workers:
             raise error
         self.num_workers = 0
-        logger.warning("loading processes cannot be started (%s): this one loads, slower, with the same result", fault)
+        logger.log(
+            warning_level(),
+            "loading processes cannot be started (%s): this one loads, slower, with the same result",
+            fault,
+        )
 
     def _tell_of_room(self, reason: str) -> None:
         if reason and not self._told_of_room:
             self._told_of_room = True
-            logger.warning(
+            logger.log(
+                warning_level(),
                 "batches come through pipes, which is slower, since there is no shared memory for them (%s); in a "
                 "container: docker run --shm-size=8g, or --ipc=host",
                 reason,

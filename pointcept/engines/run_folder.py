@@ -126,7 +126,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
     """Remove those of ``paths`` whose names say that a process which has ended did not finish them."""
-    for path in list(paths):
+    for path in {path.resolve() for path in paths}:
         match = TEMPORARY.fullmatch(path.name)
         if match is None:
             continue

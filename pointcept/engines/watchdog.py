@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pointcept.utils.logging import warning_level
+
 logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
@@ -58,7 +60,7 @@ class Watchdog:
         try:
             yield wait
             if wait.words:
-                logger.warning("what was waited for came after %.0f s", time.monotonic() - wait.since)
+                logger.log(warning_level(), "what was waited for came after %.0f s", time.monotonic() - wait.since)
         finally:
             self._waits.remove(wait)
 
@@ -76,7 +78,7 @@ class Watchdog:
         seconds = time.monotonic() - wait.since
         if seconds >= PATIENCE * (2**wait.words):
             wait.words += 1
-            logger.warning("waiting for %.0f s: %s", seconds, wait.what())
+            logger.log(warning_level(), "waiting for %.0f s: %s", seconds, wait.what())
         if wait.look is not None:
             wait.look(seconds)
 

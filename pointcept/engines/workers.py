@@ -21,6 +21,7 @@ from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from pointcept.engines.interrupt import HANDLED, undisturbed
+from pointcept.utils.logging import warning_level
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def affordable(workers: int) -> int:
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return workers
     possible = max(0, (soft - _open_files() - FILES_BESIDE) // FILES_PER_WORKER)
-    logger.warning(
+    logger.log(
+        warning_level(),
         "%d of %d loading processes, for at most %d files may be open (ulimit -n): raise it to %d, or lower num_worker",
         *(possible, workers, soft, needed),
     )

@@ -395,7 +395,7 @@ for _what, _prepare, _options, _words in (
     ("test.log is a folder", _folder_at("test.log"), (), ("test.log",)),
     ("the folder of results is read-only", _closed_result, (), ("permission",)),
     ("miou_result_path is below a file", _file_at("file"), ("miou_result_path=/dev/null/x.json",), ("/dev/null",)),
-    ("miou_result_path must not be written", lambda stage: None, ("miou_result_path=/proc/x.json",), ("/proc/x.json",)),
+    ("miou_result_path must not be written", lambda stage: None, ("miou_result_path=/proc/x.json",), ("path", "/proc")),
 ):
     fault("H", f"test: {_what}", placed(_prepare, *_options), refused(*_words, codes=(USER, 1)))
 fault("H", "test: no weights are named", lambda stage: stage.call("test", *stage.command()), refused("weight"))
