@@ -48,6 +48,13 @@ UNKNOWN = "most often for lack of memory, of room in /dev/shm, or of open files:
 STATES = {"T": "stopped, SIGCONT lets it go on", "D": "waits for a disk", "Z": "has ended", "R": "computes"}
 
 
+def end_with_parent() -> None:
+    """On Linux the system kills this process when its parent has ended, even if it stands still."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def start_worker(worker: int) -> None:
     """What a loading process does first: it leaves signals to the main process, and ends with it.
 
@@ -56,10 +63,7 @@ def start_worker(worker: int) -> None:
     """
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # Its parent is the fork server, which ends with the main process; this holds for one that stands still, too.
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    end_with_parent()  # which is the fork server
     threading.Thread(target=_end_with_main, daemon=True).start()
 
 
@@ -200,3 +204,9 @@ class Workers(_MultiProcessingDataLoaderIter):
         for worker in self._workers:
             worker.kill()
         self._worker_result_queue._writer.close()
+
+
+if any("multiprocessing.forkserver" in argument for argument in sys.orig_argv):
+    # In the server, which imports this for its workers: by itself it lives as long as they do, and one that stands
+    # still would never end.
+    end_with_parent()
