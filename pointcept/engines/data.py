@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
@@ -25,8 +25,8 @@ from pointcept.utils.faults import machine_fault
 class ReportingDataset(Dataset):
     """Names the sample in which an error happened; otherwise the data set itself.
 
-    Loading processes receive it pickled once for all of them, in memory that they share: a list of 28 130 scans with
-    nine sweeps each is 70 MB.
+    Loading processes receive it pickled once for all of them, in memory that they share, if there is room: a list of
+    28 130 scans with nine sweeps each is 70 MB.
 
     Args:
         dataset: any data set of this package.
@@ -38,12 +38,12 @@ class ReportingDataset(Dataset):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.begun = torch.full((1,), -1)
-        self._pickled: torch.Tensor | None = None
+        self.begun: torch.Tensor | np.ndarray = torch.full((1,), -1)
+        self._pickled: torch.Tensor | np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         if self._pickled is None:
-            self._pickled = torch.frombuffer(bytearray(_pickle(self.dataset)), dtype=torch.uint8)
+            self._pickled = _shared(torch.frombuffer(bytearray(_pickle(self.dataset)), dtype=torch.uint8))
         return {"_pickled": self._pickled, "begun": self.begun}
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +51,7 @@ class ReportingDataset(Dataset):
         if name != "dataset":
             raise AttributeError(name)
         assert self._pickled is not None
-        self.dataset = pickle.loads(self._pickled.numpy().data)
+        self.dataset = pickle.loads(np.asarray(self._pickled).data)
         return self.dataset
 
     def __len__(self) -> int:
@@ -86,9 +86,7 @@ class ReportingDataset(Dataset):
 
     def share(self, workers: int) -> None:
         """Make room for what so many loading processes begin; where there is none, it stays unknown."""
-        self.begun = torch.full((1 + workers,), -1)
-        with suppress(RuntimeError):
-            self.begun.share_memory_()
+        self.begun = _shared(torch.full((1 + workers,), -1)) if workers else torch.full((1,), -1)
 
     def begun_by(self, worker: int | None = None) -> str:
         """The sample that this process, or a loading process, has begun last."""
@@ -102,6 +100,14 @@ def sample_name(dataset: Any, index: int) -> str:
     if not scans or not hasattr(dataset, "get_data_name"):
         return f"sample {index}"
     return f"sample {index} ({dataset.get_data_name(index % len(scans))})"
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor | np.ndarray:
+    """In shared memory; as an array, which is sent by itself, where there is no room."""
+    try:
+        return tensor.share_memory_()
+    except RuntimeError:
+        return tensor.numpy()
 
 
 def _pickle(dataset: Any) -> bytes:

@@ -216,7 +216,7 @@ def large_batches(size: str) -> Step:
     return inject
 
 
-fault("E", "batches larger than /dev/shm", large_batches("200k"), said("/dev/shm|shared memory", "pipes"), mounts=True)
+fault("E", "batches larger than /dev/shm", large_batches("600k"), said("/dev/shm|shared memory", "pipes"), mounts=True)
 
 
 def kill_all_the_time(running: Running, pid: int) -> None:

@@ -195,9 +195,14 @@ def test_a_message_that_breaks_off_is_no_hang(
 def test_without_shared_memory_batches_come_through_pipes(
     tmp_path: Path, whole: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    loader = make(tmp_path, num_worker=1)
-    loader._packing.shared = False
-    assert same(batches(loader), whole)
+    def full(tensor: torch.Tensor) -> Any:
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    with pytest.MonkeyPatch.context() as patch:  # for the data set as well
+        patch.setattr(torch.Tensor, "share_memory_", full)
+        loader = make(tmp_path, num_worker=1)
+        loader._packing.shared = False
+        assert same(batches(loader), whole)
     loader._tell_of_room("40.0 MiB: no shared memory left")
     loader._tell_of_room("41.0 MiB: no shared memory left")
     assert len(caplog.records) == 1
