@@ -160,6 +160,7 @@ class Workers(_MultiProcessingDataLoaderIter):
         self._index_queues: list[Any] = []
         self._worker_result_queue: Any = None
         self._shutdown = self._worker_pids_set = False
+        self._gone: list[Any] = []
         try:
             super().__init__(loader)
         except BaseException:
@@ -173,8 +174,8 @@ class Workers(_MultiProcessingDataLoaderIter):
             super()._shutdown_workers()
 
     def lost(self) -> list[Any]:
-        """The processes that have ended."""
-        return [worker for worker in self._workers if not worker.is_alive()]
+        """The processes that have ended by themselves."""
+        return self._gone or [worker for worker in self._workers if not worker.is_alive()]
 
     def busy(self) -> list[int]:
         """Numbers of the processes at work, the one whose batch comes next first."""
@@ -201,6 +202,7 @@ class Workers(_MultiProcessingDataLoaderIter):
 
     def wake(self) -> None:
         """End a wait for the rest of a message of which only a part has come: the pipe gets an end."""
+        self._gone = self.lost()
         for worker in self._workers:
             worker.kill()
         self._worker_result_queue._writer.close()

@@ -187,7 +187,7 @@ def test_a_message_that_breaks_off_is_no_hang(
         time.sleep(1.0)  # the pipe is full, and a message is half in it
         os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
         assert same(list(found), whole)
-        assert "1 start again" in caplog.text
+        assert "lost 1 of 1 loading processes, ended by SIGKILL" in caplog.text
     finally:
         loader.close()
 
