@@ -141,6 +141,7 @@ def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collecti
     _check_finite(content, trainer.incidents.explain)
     if comm.is_main_process():
         last = path.name == run_folder.LAST
-        save_atomically(content, path, run_folder.previous(path.parent, trainer.keep_last) if last else ())
+        earlier = run_folder.previous(path.parent, trainer.keep_last) if last else ()
+        save_atomically(content, path, earlier, spare=run_folder.kept(path.parent)[:0:-1])
     if collective:
         comm.barrier()

@@ -111,8 +111,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 
     ``train`` takes ``save_path`` for this process until ``run_folder.release``, and writes ``config.py``,
     ``environment.json`` and ``train.log`` into it; those of a run that is gone on with stay until that is known to
-    be possible. ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
-    later test leaves the record of the training as it is.
+    be possible. ``test`` goes on with ``test.log``; the tester writes ``result/config.py`` and
+    ``result/environment.json``, so that a later test leaves the record of the training as it is.
 
     Args:
         cfg: its ``seed`` is filled in when it is ``None``: with that of the run that ``resume`` goes on
@@ -134,20 +134,19 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         per_process(cfg.batch_size, "batch_size")
         per_process(cfg.batch_size_val, "batch_size_val")
     folder = Path(cfg.save_path)
-    record = folder if job == "train" else folder / "result"
     if comm.is_main_process():
         _check_writable(cfg, job)
     if job == "train":
         setup_logging()  # the terminal alone, until the folder is ours
         run_folder.claim(cfg)
-    setup_logging(folder, f"{job}.log", resume=cfg.resume or job == "train", details=cfg.log_details)
+    setup_logging(folder, f"{job}.log", resume=True, details=cfg.log_details)
     if cfg.seed is None:
         resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
         cfg.seed = comm.broadcast_object(secrets.randbelow(2**31) if resumed is None else resumed)
     seed_everything(cfg.seed + comm.rank(), cfg.deterministic)
     if comm.is_main_process():
-        goes_on = job == "train" and cfg.resume  # then CheckpointLoader writes it
-        facts = collect_environment(cfg.seed) if goes_on else run_folder.write_record(cfg, record)
+        begins = job == "train" and not cfg.resume  # otherwise CheckpointLoader or the tester writes it
+        facts = run_folder.write_record(cfg, folder) if begins else collect_environment(cfg.seed)
         logger.info(
             "pointcept %s, torch %s, commit %s%s, seed %d, results in %s",
             *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
@@ -215,4 +214,4 @@ def test_main(cfg: Config) -> None:
         ConfigError, DataError, CheckpointError: see the tester.
     """
     default_setup(cfg, "test")
-    build_tester(cfg).test()
+    build_tester(cfg, record=True).test()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,19 @@ def what_it_holds(folder: Path) -> str | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove files that a process did not come to finish, if it has ended; the folder has to be held."""
-    for place in (folder, folder / "model"):
-        for path in place.glob(".*.tmp"):
-            match = TEMPORARY.fullmatch(path.name)
-            facts = path.stat()
-            if match and not lock.was_running(int(match[1]), facts.st_mtime):
-                path.unlink()
-                logger.info(
-                    "removed %s (%.1f MB), which process %s did not finish", path, facts.st_size / 1e6, match[1]
-                )
+    remove_unfinished(path for place in (folder, folder / "model") for path in place.glob(".*.tmp"))
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove those of ``paths`` whose names say that a process which has ended did not finish them."""
+    for path in {path.resolve() for path in paths}:
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        facts = path.stat()
+        if not lock.was_running(int(match[1]), facts.st_mtime):
+            path.unlink()
+            logger.info("removed %s (%.1f MB), which process %s did not finish", path, facts.st_size / 1e6, match[1])
 
 
 def extent(folder: Path) -> dict[str, int]:

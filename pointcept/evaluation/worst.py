@@ -71,8 +71,8 @@ class WorstScans:
         self.ignore_index = ignore_index
         self.scores: list[ScanScore] = []
 
-    def add(self, name: str, pred: Tensor, target: Tensor, coord: Any = None) -> None:
-        """Look at a scan.
+    def add(self, name: str, pred: Tensor, target: Tensor, coord: Any = None) -> ScanScore | None:
+        """Look at a scan; returns its score, None without labels.
 
         Args:
             name: of the scan.
@@ -83,18 +83,20 @@ class WorstScans:
         counts = target != self.ignore_index
         points, wrong = torch.stack([counts.sum(), (counts & (pred != target)).sum()]).tolist()
         if not points:
-            return
+            return None
         score = ScanScore(name, points, wrong)
         if coord is not None and self._rank(score) < SHOWN:
             labels = torch.where(counts, target, -1)
             arrays = (array.cpu().numpy().astype(np.int16) for array in (pred, labels))
             score = ScanScore(name, points, wrong, ScanPoints(np.asarray(coord).astype(np.float16), *arrays))
-        self._insert([score])
+        self.insert([score])
+        return score
 
     def _rank(self, score: ScanScore) -> int:
         return sum(other.error >= score.error for other in self.scores)
 
-    def _insert(self, scores: Sequence[ScanScore]) -> None:
+    def insert(self, scores: Sequence[ScanScore]) -> None:
+        """Look at scans whose scores are known."""
         ordered = sorted([*self.scores, *scores], key=lambda score: (-score.error, score.name))[:KEPT]
         self.scores = [
             score if rank < SHOWN else ScanScore(score.name, score.points, score.wrong)
@@ -105,7 +107,7 @@ class WorstScans:
         """Take in what the other processes have; every process has to call it."""
         parts = comm.gather_objects(self.scores)
         self.scores = []
-        self._insert([score for part in parts for score in part])
+        self.insert([score for part in parts for score in part])
 
     def report(self) -> list[dict[str, Any]]:
         """Name, points and wrong points of the scans, the worst first."""

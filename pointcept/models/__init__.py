@@ -6,6 +6,7 @@ from pointcept.models.builder import (
     build_model,
     deployable,
     fingerprint,
+    inference_config,
     set_progress,
     use_graphs,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "build_model",
     "deployable",
     "fingerprint",
+    "inference_config",
     "set_progress",
     "use_graphs",
 ]

@@ -29,16 +29,19 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     return MODELS.build(cfg, "model")
 
 
-def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
-    """Build the network that is deployed: of a distillation the student, without its teacher.
+def inference_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the network that is deployed: of a distillation the student's.
 
     A model class says so by a static method ``inference_config(cfg) -> cfg``.
     """
-    entry = MODELS.get(cfg["type"]) if "type" in cfg else None
-    narrow = getattr(entry, "inference_config", None)
-    if narrow is None:
-        return MODELS.build(cfg, "model")
-    part = narrow(cfg)
+    narrow = getattr(MODELS.get(cfg["type"]) if "type" in cfg else None, "inference_config", None)
+    part: Mapping[str, Any] = cfg if narrow is None else narrow(cfg)
+    return part
+
+
+def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
+    """Build the network that is deployed: of a distillation the student, without its teacher."""
+    part = inference_config(cfg)
     return MODELS.build(part, next((f"model.{key}" for key, value in cfg.items() if value is part), "model"))
 
 

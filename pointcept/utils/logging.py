@@ -55,6 +55,11 @@ def setup_logging(
         logger.addHandler(handler)
 
 
+def warning_level() -> int:
+    """The level of a warning that every process has to give: those of other ranks are shown as errors only."""
+    return logging.WARNING if comm.is_main_process() else logging.ERROR
+
+
 def close_logging() -> None:
     """Close and remove the handlers that :func:`setup_logging` added."""
     logger = logging.getLogger(ROOT)

@@ -29,6 +29,8 @@ STARTS = (
     "FakeModel: ",
     "training on",
     "interrupted at",
+    "the test goes on",
+    "tested already",
 )
 
 
