@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +18,16 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessException
 
 from pointcept.engines.interrupt import Interrupted, Interrupts
-from pointcept.utils import device
+from pointcept.utils import comm, device
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError, MachineError
-from pointcept.utils.faults import INTERRUPTED, USER_ERROR, machine_errors, show_traceback
+from pointcept.utils.faults import (
+    INTERRUPTED,
+    USER_ERROR,
+    end_at_once,
+    exit_at_once,
+    machine_errors,
+    show_traceback,
+)
 from pointcept.utils.streams import complain, open_streams
 
 logger = logging.getLogger(__name__)
@@ -136,8 +142,9 @@ def _run_under_torchrun(main: Callable[[Any], None], cfg: Any) -> None:
     if 0 < count <= local:
         raise ConfigError(f"torchrun started process {local} on a machine with {count} GPUs: lower --nproc-per-node")
     _join(local, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://")
+    end_at_once()
     main(cfg)
-    dist.destroy_process_group()
+    comm.leave()
 
 
 def _join(local_rank: int, rank: int, world_size: int, url: str) -> None:
@@ -159,20 +166,21 @@ def _process(
 ) -> None:
     """One spawned process. Errors of the user travel to the parent as they are, not as a traceback."""
     open_streams()
+    code = 0
     if device.device_count() == 0:
         torch.set_num_threads(max(1, torch.get_num_threads() // num_gpus))
     try:
         with Interrupts(), machine_errors():
             _join(local_rank, machine_rank * num_gpus + local_rank, world_size, url)
             main(cfg)
+            comm.leave()  # not after an error: others may never answer
     except tuple(USER_ERRORS.values()) as error:
         kind = next(name for name, cls in USER_ERRORS.items() if isinstance(error, cls))
         errors.put((kind, str(error)))
-        sys.exit(USER_ERROR)
+        code = USER_ERROR
     except Interrupted as error:  # torch would take it for a success
-        sys.exit(code_of(error.number))
-    # Not in a finally: after an error other processes may never answer.
-    dist.destroy_process_group()
+        code = code_of(error.number)
+    exit_at_once(code)
 
 
 def exit_code(run: Callable[[], None], with_traceback: bool = False) -> int:

@@ -5,6 +5,7 @@ Every function works without ``torch.distributed`` too: one process is a world o
 
 from __future__ import annotations
 
+import gc
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,18 @@ def barrier() -> None:
     """Wait until every process has come here."""
     if world_size() > 1:
         dist.barrier()
+
+
+def leave() -> None:
+    """Leave the process group together with all others; nothing happens without one.
+
+    Every process has to call it, at its end and after no error. Threads of the group free tensors, for which they need
+    Python: they have ended when this returns, unless something still refers to the group.
+    """
+    if is_distributed():
+        barrier()
+        gc.collect()  # a network for several processes in a cycle of references keeps the group
+        dist.destroy_process_group()
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
