@@ -6,6 +6,7 @@ from pointcept.models.builder import (
     build_model,
     deployable,
     fingerprint,
+    reseed,
     set_progress,
     use_graphs,
 )
@@ -13,6 +14,7 @@ from pointcept.models.distiller import Distiller
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentor, DefaultSegmentorV2
 from pointcept.models.sparse_unet import SpUNet
+from pointcept.models.synchronized import synchronize_norms
 
 __all__ = [
     "MODELS",
@@ -25,6 +27,8 @@ __all__ = [
     "build_model",
     "deployable",
     "fingerprint",
+    "reseed",
     "set_progress",
+    "synchronize_norms",
     "use_graphs",
 ]
