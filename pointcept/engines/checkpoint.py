@@ -53,11 +53,11 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False) -> dict[str, Any
         epoch_done: the evaluation of the current epoch is over too, so go on with the next one.
 
     Returns:
-        ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
-        than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (of this process; with
-        several each step has its own, see :mod:`pointcept.engines.together`), ``sampler``, ``plan``, ``epoch``,
-        ``iteration``, ``best_metric``, ``best_iteration`` (where it was reached), ``hooks`` (what they carry on, by type), ``files`` (how far the log has come, see
-        ``run_folder.extent``), ``config``, ``versions``, ``format``, ``origins`` (see
+        ``state_dict`` (the deployable network), ``model_state`` (only when training needs more than that, as a
+        distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (of this process; with several each step
+        has its own, see :mod:`pointcept.engines.together`), ``sampler``, ``plan``, ``epoch``, ``iteration``,
+        ``best_metric``, ``best_iteration`` (where it was reached), ``hooks`` (what they carry on, by type), ``files``
+        (how far the log has come, see ``run_folder.extent``), ``config``, ``versions``, ``format``, ``origins`` (see
         :func:`~pointcept.engines.resume.origins`), and ``skipped`` (steps).
     """
     network = trainer.network
