@@ -214,6 +214,8 @@ def _run_under_launcher(main: Callable[[Any], None], cfg: Any, world: World, pat
         end = _first_cause(*_as_report(error))
         if end is None or end.rank == world.rank:
             raise
+        if comm.line.show:
+            raise USER_ERRORS[end.kind](end.text) from error
         raise Told(end.code) from error
 
 

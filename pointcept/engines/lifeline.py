@@ -80,12 +80,17 @@ class Lifeline:
         size: of the run.
         patience: seconds without a sign of life, or without any progress, after which the run ends.
         ended: called in a thread before this process ends for what another one has told; the message is still to be
-            shown if ``show``.
+            shown if its second argument says so.
+
+    Attributes:
+        end: why the run ends, once it is known.
+        show: nobody else shows that.
     """
 
     def __init__(self, rank: int, size: int, patience: float, ended: Callable[[End, bool], None]) -> None:
         self.rank, self.size, self.patience, self._ended = rank, size, patience, ended
         self.end: End | None = None
+        self.show = False
         self._known = threading.Event()
         self._over = False
         self._on_the_way = False
@@ -194,9 +199,9 @@ class Lifeline:
 
     def _finish(self, end: End, show: bool) -> None:
         """End this process for a reason of the run, unless it does so itself."""
-        self.end = end
+        self.end, self.show = end, show
         self._known.set()
-        if end.rank == self.rank:
+        if end.rank == self.rank and self._on_the_way:
             return
         if end.is_signal and not self._on_the_way:
             pass_on(int(end.text))
@@ -205,7 +210,8 @@ class Lifeline:
             time.sleep(0.05)
             if self._over:
                 return
-        self._ended(end, show)
+        if not self._on_the_way:  # otherwise it has been shown already
+            self._ended(end, show)
         lock.let_all_go()
         os._exit(end.code)
 

@@ -138,7 +138,7 @@ def _number(env: Mapping[str, str], name: str, low: int, high: int) -> int:
 def _one_machine(env: Mapping[str, str], launcher: str, size: int) -> bool:
     """Whether the launcher says that all processes are on this machine."""
     own = {"Open MPI": "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI": "MPI_LOCALNRANKS"}.get(launcher)
-    if own in env:
+    if own is not None and own in env:
         return env[own] == str(size)
     nodes = env.get("SLURM_STEP_NUM_NODES") or env.get("SLURM_NNODES") or env.get("SLURM_JOB_NUM_NODES")
     if nodes is not None:

@@ -72,6 +72,13 @@ def say_rank(cfg: Any) -> None:
     (Path(cfg) / f"rank{comm.rank()}").write_text(f"{comm.world_size()} {os.environ['LOCAL_RANK']}")
 
 
+def say_machine(cfg: Any) -> None:
+    """Write what the process of each of two machines gets from the other one, and which network it uses."""
+    total = comm.all_reduce_sum(torch.tensor(1.0 + comm.rank())).item()
+    text = f"{comm.world_size()} {total} {os.environ.get('GLOO_SOCKET_IFNAME')}"
+    (Path(cfg) / f"rank{comm.rank()}").write_text(text)
+
+
 def leave_out(cfg: Any) -> None:
     """Leave out a step that is bad in one process, save twice, and go on although the last file is damaged."""
     torch.set_num_threads(1)
