@@ -184,11 +184,8 @@ def _precise(trainer: DefaultTrainer) -> float:
 
 
 def _tell_memory() -> None:
-    unit = 1024 if sys.platform != "darwin" else 1
-    own, workers = (
-        resource.getrusage(who).ru_maxrss * unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    logger.info("dry run: peak memory of this process %.2f GB, of a helper %.2f GB", own / GB, workers / GB)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    logger.info("dry run: peak memory of this process %.2f GB, without loading processes", 1024 * kilobytes / GB)
     if device.device_count():
         logger.info(
             "dry run: peak GPU memory %.2f GB in tensors, %.2f GB held",

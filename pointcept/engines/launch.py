@@ -246,7 +246,7 @@ def _first_cause(kind: str, text: str, code: int) -> End | None:
 def _join(world: World, patience: float, ended: Callable[[End, bool], None]) -> None:
     """Meet the other processes of the run."""
     on = device.set_local_device(world.local_rank)
-    options = {"device_id": on} if on.type == "cuda" else {}
+    options: dict[str, Any] = {"device_id": on} if on.type == "cuda" else {}
     store = meet(world, patience)
     line = Lifeline(world.rank, world.size, patience, ended)
     if world.size > 1:

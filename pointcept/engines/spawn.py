@@ -49,7 +49,7 @@ class Processes:
         self._asked_codes = asked
         self.reports: list[Any] = []
         self._pipes = []
-        self.processes = []
+        self.processes: list[Any] = []
         for local in range(number):
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=target, args=(local, there, *arguments), name=f"process {first + local}")
