@@ -42,6 +42,10 @@ def argument_parser(description: str, test: bool = False) -> argparse.ArgumentPa
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help="config file")
+    if not test:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="check everything, make two iterations, estimate; write nothing"
+        )
     if test:
         parser.add_argument("--model-file", metavar="PATH", help="weight file; the same as --options weight=PATH")
         parser.add_argument("--benchmark", choices=BENCHMARKS, help="use configs/<benchmark>/student.py")

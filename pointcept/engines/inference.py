@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pointcept.datasets import collate_fn
 from pointcept.engines.memory import memory_for
 from pointcept.engines.scores import advice, network_name, not_finite, spoiled
-from pointcept.utils import device
+from pointcept.utils import comm, device
 from pointcept.utils.errors import DataError
 
 
@@ -45,6 +46,9 @@ class Precision:
         return device.autocast(self.enabled, self.dtype)
 
 
+_passes = count(1)
+
+
 @torch.no_grad()
 def forward(model: nn.Module, batch: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
     """Run ``model`` in evaluation on a batch, which is moved to the device.
@@ -52,6 +56,7 @@ def forward(model: nn.Module, batch: Mapping[str, Any], precision: Precision) ->
     Returns:
         What the model returns: ``seg_logits`` (N, K) and, with labels, ``loss`` and ``losses``.
     """
+    comm.at(f"forward pass {next(_passes)} in evaluation")
     with precision.context():
         output: dict[str, Any] = model(device.move(batch, device.get_device()))
     return output

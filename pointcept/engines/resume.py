@@ -58,7 +58,7 @@ def restore(trainer: DefaultTrainer, path: Path) -> None:
     two are done again, and give the same.
 
     The order of samples does not depend on the number of processes, so that may differ; the random
-    state of dropout and the like is then seeded afresh.
+    state of dropout and the like is then seeded afresh, as in each step of several processes.
 
     Raises:
         CheckpointError: no file is whole, or it does not fit the model, the data, the length of the run, or, without
@@ -195,11 +195,11 @@ def _restore_optimizer(trainer: DefaultTrainer, content: Mapping[str, Any], keep
 
 
 def _restore_random(trainer: DefaultTrainer, states: list[Any], path: Path) -> None:
-    if len(states) != comm.world_size():
+    if comm.world_size() > 1 or len(states) > 1:
         seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
         return
     try:
-        set_random_state(states[comm.rank()])
+        set_random_state(states[0])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: 'random' is no state of the generators: {error!r}") from error
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pointcept.datasets import build_dataset
-from pointcept.engines import checkpoint, run_folder
+from pointcept.engines import checkpoint, run_folder, together
 from pointcept.engines.data import check_fit, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
 from pointcept.engines.hooks import HookBase, WandbWriter, build_hooks
@@ -102,6 +102,7 @@ class TrainerBase:
                     result = self.run_step(batches)
                     interrupts.half_done = False
                     self.call("after_step", result)
+            self.settle()
             self.call("after_steps")
         interrupts.meet(self.iteration)
         self.call("after_epoch")
@@ -122,6 +123,9 @@ class TrainerBase:
     def run_step(self, batches: list[Any]) -> StepResult:
         """Do one optimizer step."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Bring the processes to one state, after the steps of an epoch."""
 
     def interrupted(self, whole: bool) -> None:
         """React to an interrupt; ``whole`` says that no step was half done."""
@@ -217,18 +221,11 @@ class DefaultTrainer(TrainerBase):
         for place, dataset in (("data.train", self.train_set), ("data.val", self.val_set)):
             if dataset is not None:
                 check_fit(cfg, deployable(network), dataset, place)
-        if cfg.sync_bn and comm.world_size() > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        self.network = network.to(self.device)
-        if cfg.cuda_graphs and self.device.type == "cuda":
-            use_graphs(self.network, self.device)
-        self.model: nn.Module = self.network
-        if comm.world_size() > 1:
-            self.model = DistributedDataParallel(
-                self.network,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                find_unused_parameters=cfg.find_unused_parameters,
-            )
+        self.network = together.with_shared_norms(network, cfg, self.device).to(self.device)
+        graphs = cfg.cuda_graphs and self.device.type == "cuda" and use_graphs(self.network, self.device)
+        # Within graphs processes cannot wait for each other: each divides by the number of its own points.
+        self._means = nullcontext if graphs else comm.whole_batches
+        self.model: nn.Module = together.wrap(self.network, cfg, self.device)
         trainable = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         logger.info("%s: %.2f M trainable parameters", cfg.model.type, trainable / 1e6)
         whole = sum(p.numel() for p in self.network.parameters())
@@ -291,6 +288,10 @@ class DefaultTrainer(TrainerBase):
         """What the run learns from, see :func:`~pointcept.engines.resume.origins`."""
         return origins(self)
 
+    def settle(self) -> None:
+        """See :meth:`TrainerBase.settle`; evaluations then do not depend on who evaluates which scan."""
+        together.share_statistics(self.network)
+
     def position(self) -> int:
         """Samples of the stream that the finished steps have consumed, over all processes."""
         return self.plan.position(self.epoch, self.iteration)
@@ -303,6 +304,7 @@ class DefaultTrainer(TrainerBase):
         first = "the first batch (starting the loading processes)"
         while True:
             start = time.perf_counter()
+            comm.at(f"the data of iteration {self.iteration + 1}")
             try:
                 with waiting(first or f"the data of iteration {self.iteration + 1}"):
                     group = list(islice(batches, self.plan.accumulation))
@@ -333,6 +335,8 @@ class DefaultTrainer(TrainerBase):
             FloatingPointError: a loss of the last steps was NaN or infinite.
             MemoryShortage: there is too little memory.
         """
+        comm.at(f"iteration {self.iteration + 1}", waits=True)
+        together.begin_step(self.network, self.sampler.seed, self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
         set_progress(self.network, self.iteration, self.plan.total_steps)
         norm, rates = None, learning_rates(self.optimizer)
@@ -372,7 +376,7 @@ class DefaultTrainer(TrainerBase):
         """Add the gradient of one batch, weighted by 1 / ``of``; the last one shares it over processes."""
         share_now = number == of - 1 or not isinstance(self.model, DistributedDataParallel)
         with nullcontext() if share_now else self.model.no_sync():  # type: ignore[operator]
-            with device.autocast(self.cfg.enable_amp, self.amp_dtype):
+            with self._means(), device.autocast(self.cfg.enable_amp, self.amp_dtype):
                 output: dict[str, Any] = self.model(device.move(batch, self.device))
             loss = output["loss"]
             if not loss.requires_grad:

@@ -7,6 +7,7 @@ from pointcept.models.builder import (
     deployable,
     fingerprint,
     inference_config,
+    reseed,
     set_progress,
     use_graphs,
 )
@@ -15,6 +16,7 @@ from pointcept.models.litept import LitePT
 from pointcept.models.point_transformer_v3 import PointTransformerV3
 from pointcept.models.segmentor import DefaultSegmentor, DefaultSegmentorV2
 from pointcept.models.sparse_unet import SpUNet
+from pointcept.models.synchronized import synchronize_norms
 
 __all__ = [
     "MODELS",
@@ -29,6 +31,8 @@ __all__ = [
     "deployable",
     "fingerprint",
     "inference_config",
+    "reseed",
     "set_progress",
+    "synchronize_norms",
     "use_graphs",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pointcept.models.losses.distill.base import OwnGenerator
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.registry import Registry
 
@@ -101,3 +102,14 @@ def set_progress(model: nn.Module, done: int, steps: int) -> None:
     tell = getattr(model, "set_progress", None)
     if tell is not None:
         tell(done, steps)
+
+
+def reseed(model: nn.Module, seed: int) -> None:
+    """Start all draws of the modules that have a generator of their own; those have a method ``seed(seed)``.
+
+    Args:
+        model: the network that is trained, with its losses.
+        seed: in [0, 2^63).
+    """
+    for number, module in enumerate(m for m in model.modules() if isinstance(m, OwnGenerator)):
+        module.seed((seed + number) % 2**63)

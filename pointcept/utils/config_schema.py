@@ -138,6 +138,12 @@ SCHEMA: dict[str, Field] = {
         (int,), 0, "Training steps that may be left out for lack of memory; without CUDA graphs.", minimum=0
     ),
     "clip_grad": Field((float, NoneType), None, "Largest norm of the gradient; None does not clip.", minimum=0),
+    "dist_timeout": Field(
+        (float,),
+        600,
+        "Seconds that the processes of a run wait for one that stands still, or does not come.",
+        minimum=1,
+    ),
     "sync_bn": Field((bool,), False, "Share batch statistics over the GPUs."),
     "enable_amp": Field((bool,), False, "Automatic mixed precision."),
     "amp_dtype": Field((str,), "float16", "Half precision that AMP uses.", choices=tuple(AMP_DTYPES)),

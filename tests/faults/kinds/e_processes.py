@@ -179,6 +179,34 @@ def two_stopped(stage: Stage) -> None:
 
 fault("E", "two processes: one is stopped, then goes on", two_stopped, equals_whole_numbers)
 
+
+def two_stopped_for_good(number: int) -> Step:
+    """A rank stands still and never goes on: the run ends after ``dist_timeout``, and is gone on with."""
+
+    def inject(stage: Stage) -> None:
+        stage.use("two")
+        stage.interrupted(Moment("step", 5, rank=0), rank(number, signal.SIGSTOP), "dist_timeout=12")
+        refused(f"process {number}", "dist_timeout", codes=FAILED)(stage)
+        stage.resume()
+
+    return inject
+
+
+for _number in (0, 1):
+    fault("E", f"two processes: rank {_number} stands still", two_stopped_for_good(_number), equals_whole_numbers)
+fault(
+    "E",
+    "two processes: the second gets SIGTERM in the evaluation",
+    two(rank(1, signal.SIGTERM), step=EPOCH_STEPS),
+    equals_whole_numbers,
+)
+fault(
+    "E",
+    "two processes share their norms on the CPU",
+    lambda stage: (stage.use("two"), stage.train("sync_bn=True")),
+    ended(OK),
+)
+
 # --- what launchers say ---
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29501"}
@@ -206,6 +234,21 @@ for _changes, _words in (
 ):
     _name, _value = next(iter(_changes.items()))
     fault("E", f"torchrun: {_name}={_value}", launched(_changes), refused(*_words))
+SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "8", "SLURM_STEP_ID": "0"}
+for _changes, _words in (
+    ({**SRUN, "SLURM_PROCID": "x"}, ("SLURM_PROCID", "x")),
+    ({**SRUN, "SLURM_PROCID": "2"}, ("SLURM_PROCID", "SLURM_NTASKS")),
+    ({**SRUN, "SLURM_LOCALID": None}, ("SLURM_LOCALID",)),
+    ({**SRUN, "SLURM_NNODES": "2"}, ("MASTER_ADDR",)),
+    ({"OMPI_COMM_WORLD_RANK": "0"}, ("OMPI_COMM_WORLD_SIZE",)),
+    ({"PMI_RANK": "0", "PMI_SIZE": "two", "MPI_LOCALRANKID": "0"}, ("PMI_SIZE", "two")),
+):
+    fault(
+        "E",
+        f"a launcher says {', '.join(f'{key}={value}' for key, value in _changes.items())}",
+        lambda stage, env=_changes: stage.train(env=env),
+        refused(*_words),
+    )
 for _flags, _word in (
     (("--num-gpus", "0"), "--num-gpus"),
     (("--num-gpus", "-2"), "--num-gpus"),
@@ -276,10 +319,34 @@ fault(
     ),
     refused("slurm|task|process", codes=FAILED),
 )
+
+
+def rehearsal(*options: str, of: str = "") -> Step:
+    """``--dry-run``, in the folder of a run if one is named."""
+
+    def inject(stage: Stage) -> None:
+        if of:
+            stage.take(getattr(stage.world, of)("student"))
+            keep(stage)
+        stage.train(*options, flags=("--dry-run",))
+        if not of and stage.run.exists():
+            raise Broken("leaked", f"--dry-run has made {stage.run}")
+
+    return inject
+
+
+fault("E", "a rehearsal", rehearsal(), ended(OK), said("the whole training would take"))
+fault("E", "a rehearsal in the folder of a run", rehearsal(of="half"), refused("run"), kept)
+fault("E", "a rehearsal of a run that goes on", rehearsal("resume=True", of="half"), ended(OK), kept)
 fault(
     "E",
     "the precise test is interrupted",
-    told_and_resumed(act=send(signal.SIGINT), recipe="student", moment=Moment("read", 4, "/08/velodyne/000001")),
+    told_and_resumed(
+        act=send(signal.SIGINT),
+        recipe="student",
+        moment=Moment("read", 4, "/08/velodyne/000001"),
+        codes=(INTERRUPTED,),
+    ),
     equals_whole,
 )
 fault(
