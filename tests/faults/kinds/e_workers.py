@@ -36,7 +36,14 @@ WATCH = 90.0
 """Seconds in which a run says that it waits for something."""
 
 
-def told_and_resumed(*words: str, act: Act, recipe: str, moment: Moment, at_least: int | None = None) -> Step:
+def told_and_resumed(
+    *words: str,
+    act: Act,
+    recipe: str,
+    moment: Moment,
+    at_least: int | None = None,
+    codes: tuple[int, ...] = FAILED,
+) -> Step:
     """Something happens to the run's processes; it ends well, or says so in one line, has saved, and goes on."""
 
     def inject(stage: Stage) -> None:
@@ -44,8 +51,8 @@ def told_and_resumed(*words: str, act: Act, recipe: str, moment: Moment, at_leas
         stage.interrupted(moment, act)
         if stage.ending.code == OK:
             return
-        if stage.ending.code not in (AGAIN, INTERRUPTED):  # which say so in other words
-            refused(*words, codes=FAILED)(stage)
+        if codes != FAILED or stage.ending.code not in (AGAIN, INTERRUPTED):  # which say so in other words
+            refused(*words, codes=codes)(stage)
         if at_least is not None:
             saved_at(at_least)(stage)
         stage.resume()
