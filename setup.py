@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
     package_dir={"pointops": "libs/pointops/pointops"},
+    package_data={"pointcept.views": ["web/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.24",
@@ -43,6 +44,10 @@ setup(
         "flash-attn": ["flash-attn>=2.5"],
         # tools/benchmark.py --plot
         "plot": ["matplotlib>=3.7"],
+        # pictures and movies of scans, see docs/viewing.md: GIF, MP4, the viewer of Rerun
+        "view": ["pillow>=10.1"],
+        "video": ["pillow>=10.1", "imageio-ffmpeg>=0.5"],
+        "rerun": ["rerun-sdk>=0.23"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         # mutants of the modules whose numbers users trust, see docs/reliability.md
@@ -58,6 +63,7 @@ setup(
             "google-crc32c>=1.5",
             "embreex>=4.4",
             "matplotlib>=3.7",
+            "pillow>=10.1",
         ],
     },
 )

@@ -27,7 +27,7 @@ from pointcept.views import movie, recording
 from pointcept.views.colours import THEMES
 from pointcept.views.inputs import SPLITS, ClassFiles, Network, Scans, named_scans, scenes, split_scans
 from pointcept.views.page import write_page
-from pointcept.views.picture import ANGLES, REACH, Look, pillow, write_picture
+from pointcept.views.picture import ANGLES, REACH, Look, palette, pillow, write_picture
 from pointcept.views.samples import samples
 from pointcept.views.scene import TRUTH, Scene, worst
 from pointcept.views.sheet import Sheet, augmented, compared
@@ -35,7 +35,7 @@ from pointcept.views.sheet import Sheet, augmented, compared
 logger = logging.getLogger(__name__)
 
 FORMATS = (".png", ".html", ".gif", ".mp4", ".rrd")
-STUDENT, TEACHER = "student", "teacher"
+STUDENT, TEACHER, PREDICTION = "student", "teacher", "prediction"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -45,15 +45,19 @@ def argument_parser() -> argparse.ArgumentParser:
     _add_scans(parser)
     out = parser.add_argument_group("what is made of them")
     out.add_argument(
-        "--out", nargs="+", type=Path, default=[], metavar="PATH", help="files: " + ", ".join(FORMATS) + "; or a folder"
-        " for one .png of each scan",
+        "--out",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="files: " + ", ".join(FORMATS) + "; or a folder for one .png of each scan",
     )
     out.add_argument("--live", action="store_true", help="open the viewer of Rerun (extra rerun)")
     out.add_argument("--theme", choices=sorted(THEMES), default="dark")
     out.add_argument("--width", type=int, default=1920, metavar="PX", help="of pictures and movies, from 320 to 8192")
     out.add_argument("--angles", nargs="+", choices=ANGLES, default=list(ANGLES), help="rows of pictures")
     out.add_argument("--reach", type=float, default=REACH, metavar="M", help="how far pictures look (default 40 m)")
-    out.add_argument("--colours", type=int, default=0, metavar="N", help="2 to 256 colours in a .png: a small file")
+    out.add_argument("--small", action="store_true", help="256 colours in a .png: a third of the size")
     out.add_argument("--fps", type=float, default=5.0, help="scans a second in movies, up to 50 (default 5)")
     out.add_argument("--spin", type=int, default=0, metavar="N", help="movies: N pictures of a turn about the scan")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
@@ -110,11 +114,11 @@ def main(args: argparse.Namespace) -> None:
     check_arguments(args)
     cfg = config_from(args)
     backend.configure(cfg.backend)
-    look = Look(THEMES[args.theme], args.width, tuple(dict.fromkeys(args.angles)), args.reach, 0.0, args.colours)
+    look = Look(THEMES[args.theme], args.width, tuple(dict.fromkeys(args.angles)), args.reach, 0.0, args.small)
     if args.samples:
-        pairs = list(samples(cfg, args.split or "train", args.samples))
-        shown = [scene for pair in pairs for scene in pair]
-        sheets = [augmented(*pair, look.theme) for pair in pairs]
+        drawn = list(samples(cfg, args.split or "train", args.samples))
+        shown = [scene for before, after, _ in drawn for scene in (before, after)]
+        sheets = [augmented(*entry) for entry in drawn]
     else:
         shown = look_at(cfg, args)
         classes = shown[0].classes.shown(*(layer for scene in shown for layer in scene.layers.values()))
@@ -138,15 +142,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if not low <= value <= high:
             raise ConfigError(f"--{name}: got {value}, allowed: {low} to {high}")
-    if args.colours and not 2 <= args.colours <= 256:
-        raise ConfigError(f"--colours: got {args.colours}, allowed: 2 to 256")
     for name in ("worst", "samples"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name}: got {getattr(args, name)}, allowed: 1 or more")
     chosen = [f"--{n.replace('_', '-')}" for n in ("scan_index", "all", "worst", "scan", "samples") if getattr(args, n)]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)} choose scans in different ways: name one")
-    if args.samples and (args.weight or args.teacher is not None or args.pred or args.truth) and not args.weight:
+    if args.samples and (args.teacher is not None or args.pred or args.truth):
         raise ConfigError("--samples shows training samples without networks: leave --teacher, --pred and --truth out")
     for path in args.out:
         _check_out(path)
@@ -197,16 +199,17 @@ def look_at(cfg: Config, args: argparse.Namespace) -> list[Scene]:
         ConfigError, CheckpointError, DataError: see :func:`main`.
     """
     networks = load_networks(cfg, args)
-    files = [ClassFiles.parse(text, STUDENT if len(args.pred) == 1 else "") for text in args.pred]
-    if any(entry.layer not in (STUDENT, TEACHER) for entry in files):
-        raise ConfigError(f"--pred: two predictions are told apart as {TEACHER}=PATH {STUDENT}=PATH")
+    files = [ClassFiles.parse(text, PREDICTION) for text in args.pred]
     layers = [network.name for network in networks] + [entry.layer for entry in files]
-    if len(set(layers)) < len(layers):
-        raise ConfigError(f"two predictions are both called {layers[-1]}: name --pred {TEACHER}=PATH")
+    wrong = [layer for layer in layers if layer not in (PREDICTION, STUDENT, TEACHER)]
+    if wrong or len(layers) > 2 or (len(layers) == 2 and TEACHER not in layers) or len(set(layers)) < len(layers):
+        raise ConfigError(
+            f"got the predictions {', '.join(layers)}, allowed: one, or two of which one is called {TEACHER}, such as "
+            f"--pred {TEACHER}=PATH {STUDENT}=PATH"
+        )
     if args.truth is not None:
-        files.insert(0, ClassFiles.parse(args.truth, TRUTH))
-    scans = _scans(cfg, args, bool(networks))
-    found = scenes(scans, networks, sorted(files, key=lambda entry: entry.layer, reverse=True))
+        files.append(ClassFiles(TRUTH, Path(args.truth)))
+    found = scenes(_scans(cfg, args, bool(networks)), networks, files)
     return list(found) if args.worst is None else worst(found, args.worst)
 
 
@@ -233,7 +236,7 @@ def load_networks(cfg: Config, args: argparse.Namespace) -> list[Network]:
         known = cfg if own is not None else config_of(weight)
         found.append(Network.load(TEACHER, (own if own is not None else known.model).to_dict(), known, weight))
     if args.weight is not None or (cfg.weight and not args.pred):
-        found.append(Network.load(STUDENT if found else "prediction", cfg.model.to_dict(), cfg, cfg.weight))
+        found.append(Network.load(STUDENT if found else PREDICTION, cfg.model.to_dict(), cfg, cfg.weight))
     if found:
         if cfg.data.get("test") is None:
             raise ConfigError("predictions need data.test with test_mode=True and test_cfg")
@@ -265,7 +268,10 @@ def write(args: argparse.Namespace, shown: Sequence[Scene], sheets: Sequence[She
             if len(sheets) == 1 and not args.spin:
                 raise ConfigError(f"--out {path}: one scan is no movie; --spin N turns the camera about it")
             pictures = movie.frames(sheets, look, args.spin)
-            _log(path, movie.write_gif if suffix == ".gif" else movie.write_mp4, pictures, args.fps)
+            if suffix == ".gif":
+                _log(path, movie.write_gif, pictures, args.fps, palette(sheets[0], look.theme))
+            else:
+                _log(path, movie.write_mp4, pictures, args.fps)
     if args.live:
         recording.show(shown)
 

@@ -11,13 +11,14 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from pointcept.datasets import DATASETS, BaseDataset, build_dataset
+from pointcept.datasets import DATASETS, BaseDataset, Draw, build_dataset
 from pointcept.datasets.concat import ConcatDataset
 from pointcept.datasets.files import ScanFiles
 from pointcept.datasets.submission import check_prediction
 from pointcept.engines.data import per_process
 from pointcept.engines.inference import Precision, predict_scan
 from pointcept.engines.predict import NPY, scan_files
+from pointcept.engines.sampler import draw_seed
 from pointcept.engines.scores import network_name
 from pointcept.models import build_inference_model
 from pointcept.utils import device
@@ -90,8 +91,9 @@ class Scans:
         return cast("dict[str, Any]", self.dataset.read(self.indices[number]))
 
     def sample(self, number: int) -> dict[str, Any]:
-        """Scan ``number`` in test mode."""
-        return cast("dict[str, Any]", self.dataset[self.indices[number]])
+        """Scan ``number`` in test mode, as the tester draws it: what is seen is what was measured."""
+        index = self.indices[number]
+        return cast("dict[str, Any]", self.dataset[Draw(index, draw_seed(0, 0, index))])
 
 
 def split_scans(
@@ -123,7 +125,9 @@ def split_scans(
     if predict and split != "test":
         test = cfg.data.test.to_dict() if cfg.data.get("test") is not None else {}
         if "datasets" in arguments or "test_cfg" not in test:
-            raise ConfigError(f"--split {split}: predictions need data.test with test_cfg, and one data set; try --split test")
+            raise ConfigError(
+                f"--split {split}: predictions need data.test with test_cfg, and one data set; try --split test"
+            )
         arguments.update({key: test[key] for key in ("transform", "test_mode", "test_cfg") if key in test})
     if quick and arguments.get("test_cfg"):
         arguments["test_cfg"] = {**arguments["test_cfg"], "aug_transform": [[]]}
@@ -228,6 +232,10 @@ def _load(path: Path) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def _place(layer: str) -> int:
+    return {TRUTH: 0, "teacher": 1}.get(layer, 2)
+
+
 def scenes(scans: Scans, networks: Sequence[Network] = (), files: Sequence[ClassFiles] = ()) -> Iterator[Scene]:
     """Read the scans one after the other, with what networks predict and files hold.
 
@@ -246,13 +254,13 @@ def scenes(scans: Scans, networks: Sequence[Network] = (), files: Sequence[Class
         layers: dict[str, np.ndarray] = {}
         if "segment" in points and (points["segment"] >= 0).any():
             layers[TRUTH] = points["segment"].astype(np.int16)
-        for source in sorted(files, key=lambda entry: entry.layer != TRUTH):
+        for source in files:
             layers[source.layer] = source.read(scans, number, len(coord))
         sample = scans.sample(number) if networks else {}
         for network in networks:
             logger.info("[%d/%d] %s: %s predicts", number + 1, len(scans), scans.name(number), network.name)
             layers[network.name] = network.predict(sample, batch_size)
-        if TRUTH in layers:  # in front, negative labels of whatever kind as -1
-            layers = {TRUTH: np.maximum(layers[TRUTH], -1), **layers}
+        # Any negative label is -1; the teacher stands between truth and student, whatever came from where.
+        layers = {name: np.maximum(layers[name], -1) for name in sorted(layers, key=_place)}
         strength = points["strength"][:, 0] if "strength" in points else None
         yield Scene(scans.name(number), coord, scans.classes, layers, strength)

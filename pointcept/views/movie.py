@@ -14,14 +14,11 @@ import numpy as np
 
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.files import write_bytes_atomic
-from pointcept.views.picture import Look, pillow, render
+from pointcept.views.picture import Look, render
 from pointcept.views.raster import ground_height
 from pointcept.views.sheet import Sheet
 
 logger = logging.getLogger(__name__)
-
-PALETTE = 128
-"""Colours of a GIF: more hardly show, and files grow."""
 
 
 def frames(sheets: Sequence[Sheet], look: Look, spin: int = 0) -> Iterator[Any]:
@@ -43,20 +40,23 @@ def frames(sheets: Sequence[Sheet], look: Look, spin: int = 0) -> Iterator[Any]:
             logger.info("drew %d of %d pictures", i + 1, number)
 
 
-def write_gif(path: Path, pictures: Iterator[Any], fps: float) -> None:
+def write_gif(path: Path, pictures: Iterator[Any], fps: float, colours: Any) -> None:
     """Write pictures of one size as an animated GIF that repeats.
+
+    Args:
+        path: the file.
+        pictures: in their order.
+        fps: pictures a second.
+        colours: palette of all of them, so that none flickers and what stays is left out of the later ones.
 
     Raises:
         OSError: the file cannot be written.
     """
-    first = next(pictures)
-    # One palette for all: colours do not flicker, and what stays is left out of the later pictures.
-    palette = first.quantize(PALETTE, dither=0)
-    rest = (picture.quantize(palette=palette, dither=0) for picture in pictures)
+    first, *rest = (picture.quantize(palette=colours, dither=0) for picture in pictures)
     stream = io.BytesIO()
     # GIF counts in hundredths of a second.
     duration = max(20, round(100 / fps) * 10)
-    palette.save(stream, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
+    first.save(stream, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
     write_bytes_atomic(path, stream.getvalue())
 
 
@@ -99,12 +99,3 @@ def write_mp4(path: Path, pictures: Iterator[Any], fps: float) -> None:
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
-
-
-def check_pictures() -> None:
-    """Whether pictures can be drawn.
-
-    Raises:
-        ConfigError: Pillow is missing.
-    """
-    pillow()

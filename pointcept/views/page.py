@@ -117,9 +117,7 @@ def _scores(metrics: Metrics) -> dict[str, Any]:
     return {
         "miou": _number(metrics.miou_present),
         "accuracy": _number(metrics.all_acc),
-        "iou": [
-            _number(v) if there else None for v, there in zip(metrics.iou, metrics.present(), strict=True)
-        ],
+        "iou": [_number(v) if there else None for v, there in zip(metrics.iou, metrics.present(), strict=True)],
     }
 
 

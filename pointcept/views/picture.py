@@ -14,7 +14,7 @@ import numpy as np
 
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.files import write_bytes_atomic
-from pointcept.views.colours import Theme, rgb, table
+from pointcept.views.colours import NO_CLASS, Theme, rgb, table
 from pointcept.views.raster import Camera, draw, ground_height
 from pointcept.views.sheet import Key, Sheet
 
@@ -38,7 +38,7 @@ class Look:
         angles: rows of panels, out of :data:`ANGLES`.
         reach: how far from the scanner is seen [m].
         turn: of the camera about the scanner [degrees], counterclockwise.
-        colours: at most so many in the file, a palette; 0 for all.
+        small: a PNG with a palette of 256 colours, a third as large.
     """
 
     theme: Theme
@@ -46,7 +46,7 @@ class Look:
     angles: tuple[str, ...] = ANGLES
     reach: float = REACH
     turn: float = 0.0
-    colours: int = 0
+    small: bool = False
 
     @property
     def unit(self) -> float:
@@ -74,16 +74,30 @@ def write_picture(path: Path, sheet: Sheet, look: Look) -> None:
         ConfigError: Pillow is missing.
         OSError: the file cannot be written.
     """
-    write_bytes_atomic(path, encode(render(sheet, look), look.colours))
-
-
-def encode(picture: Any, colours: int = 0) -> bytes:
-    """A picture as PNG, with a palette of at most so many ``colours`` if that is not 0."""
-    stream = io.BytesIO()
-    if colours:
-        picture = picture.quantize(colours, dither=0)
+    picture, stream = render(sheet, look), io.BytesIO()
+    if look.small:
+        picture = picture.quantize(palette=palette(sheet, look.theme), dither=0)
     picture.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()
+    write_bytes_atomic(path, stream.getvalue())
+
+
+def palette(sheet: Sheet, theme: Theme) -> Any:
+    """A palette for pictures of a sheet, as an image: its colours in some shades, on the paper and on panels.
+
+    A palette made from the pixels would lose rare classes, which a picture is often looked at for.
+    """
+    image, _, _ = pillow()
+    own = table([key.colour for key in (*sheet.keys, *sheet.marks)] + [NO_CLASS, theme.line])
+    panel, ends = table([theme.panel])[0], table([theme.text, theme.muted, theme.neutral, theme.paper])
+    most = 256 // (len(own) + len(ends))
+    # Full colours, dark sides by the lighting, and edges that blend into the panel.
+    lights = [1.0, 0.62, 0.8, 0.42, 0.9, 0.7, 0.5, 0.3][: max(1, most - 2)]
+    shades = [own * light for light in lights] + [own * part + panel * (1 - part) for part in (0.5, 0.25)]
+    greys = [ends * part + panel * (1 - part) for part in (1.0, 0.66, 0.33)]
+    colours = np.concatenate([*greys, panel[None], *shades])[:256]
+    result = image.new("P", (1, 1))
+    result.putpalette(np.rint(colours * 255).astype(np.uint8).tobytes())
+    return result
 
 
 def camera(angle: str, reach: float, ground: float, turn: float = 0.0) -> Camera:
@@ -261,6 +275,6 @@ def _fitted(pen: Any, text: str, font: Any, width: float) -> str:
     """``text``, shortened where it is wider than ``width`` [px]."""
     if pen.textlength(text, font) <= width:
         return text
-    while len(text) > 1 and pen.textlength(text + "…", font) > width:
+    while len(text) > 1 and pen.textlength(f"{text}...", font) > width:
         text = text[:-1]
-    return text + "…"
+    return f"{text}..."

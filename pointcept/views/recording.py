@@ -71,7 +71,7 @@ def record(package: Any, scenes: Sequence[Scene]) -> None:
         package: ``rerun``, or what stands for it.
         scenes: one for each step of the timeline ``scan``.
     """
-    for layer, entries in annotations(scenes).items():
+    for layer, entries in legends(scenes).items():
         package.log(layer, package.AnnotationContext(entries), static=True)
     for step, scene in enumerate(scenes):
         package.set_time("scan", sequence=step)
@@ -91,12 +91,12 @@ def layers(scene: Scene) -> dict[str, np.ndarray]:
     return result
 
 
-def annotations(scenes: Sequence[Scene]) -> dict[str, list[tuple[int, str, tuple[int, int, int]]]]:
+def legends(scenes: Sequence[Scene]) -> dict[str, list[tuple[int, str, tuple[int, int, int]]]]:
     """Layer -> (class id, name, colour) of each of its classes."""
     result: dict[str, list[tuple[int, str, tuple[int, int, int]]]] = {}
     for scene in scenes:
         classes = list(zip(scene.classes.names, scene.classes.colours, strict=True))
-        named = {name: classes for name in scene.layers}
+        named = dict.fromkeys(scene.layers, classes)
         found = difference(scene)
         if found is not None:
             named["difference"] = list(zip(found.labels, mark_colours(found, THEMES["dark"]), strict=True))

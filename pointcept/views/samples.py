@@ -57,7 +57,7 @@ class Traced:
         return {**{key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in kept.items()}}
 
 
-def samples(cfg: Config, split: str, number: int) -> Iterator[tuple[Scene, Scene]]:
+def samples(cfg: Config, split: str, number: int) -> Iterator[tuple[Scene, Scene, list[str]]]:
     """Draw training samples as a training of this config does in its first pass.
 
     Args:
@@ -66,7 +66,7 @@ def samples(cfg: Config, split: str, number: int) -> Iterator[tuple[Scene, Scene
         number: how many, spread evenly over the scans.
 
     Yields:
-        The scan as it lies on the disk, and the sample made of it, with ``source``.
+        The scan as it lies on the disk, the sample made of it, with ``source``, and the names of what made it.
 
     Raises:
         ConfigError: there is no such section, or it joins several data sets.
@@ -82,11 +82,11 @@ def samples(cfg: Config, split: str, number: int) -> Iterator[tuple[Scene, Scene
     for index in np.linspace(0, scans - 1, min(number, scans)).round().astype(int).tolist():
         raw = traced.read(index)
         before = Scene(dataset.get_data_name(index), *_arrays(raw, classes))
-        yield before, _mixed(cfg, traced, index, classes)
+        yield before, *_mixed(cfg, traced, index, classes)
 
 
-def _mixed(cfg: Config, traced: Traced, index: int, classes: Classes) -> Scene:
-    """The sample of scan ``index``, by Mix3D with the next one where the draw says so."""
+def _mixed(cfg: Config, traced: Traced, index: int, classes: Classes) -> tuple[Scene, list[str]]:
+    """The sample of scan ``index``, by Mix3D with the next one where the draw says so, and what made it."""
     dataset = traced.dataset
     seed = cfg.seed or 0
     partner = (index + 1) % len(dataset.data_list)
@@ -98,15 +98,15 @@ def _mixed(cfg: Config, traced: Traced, index: int, classes: Classes) -> Scene:
     source = None
     if SOURCE in arrays:
         ids, first = np.unique(arrays[SOURCE], return_index=True)
-        order = ids[np.argsort(first)]  # the scan itself comes first
-        order = np.array(sorted(order.tolist(), key=lambda i: i != index))
+        order = np.array(sorted(ids[np.argsort(first)].tolist(), key=lambda i: i != index))  # the scan itself first
         position = np.empty(int(ids.max()) + 1, np.int16)
         position[order] = np.arange(len(order))
         source, found = position[arrays[SOURCE]], tuple(dataset.get_data_name(int(i)) for i in order)
-    how = "Mix3D" if len(batch["offset"]) < len(draws) else ""
-    steps = [type(step).__name__ for step in traced.steps]
-    logger.info("%s: %s%s", dataset.get_data_name(index), " ".join(steps), f" {how}" if how else "")
-    return Scene(dataset.get_data_name(index), *_arrays(arrays, classes), source, found)
+    steps = [type(step).__name__ for step in traced.steps] + ["Mix3D"] * (len(batch["offset"]) < len(draws))
+    logger.info("%s: %s", dataset.get_data_name(index), " ".join(steps))
+    return Scene(
+        f"{dataset.get_data_name(index)} as a sample", *_arrays(arrays, classes), source=source, sources=found
+    ), steps
 
 
 def _arrays(sample: dict[str, Any], classes: Classes) -> tuple[Any, ...]:

@@ -92,13 +92,11 @@ class Difference:
         codes: uint8 (N,), an index of ``labels``; ``NOTHING`` where it cannot be told.
         labels: what the codes mean; code 0 is agreement.
         colours: of the codes but the first, which is drawn as the background wants it.
-        names: the layers that are compared.
     """
 
     codes: np.ndarray
     labels: tuple[str, ...]
     colours: tuple[str, ...]
-    names: tuple[str, ...]
 
 
 WRONG, OTHER, BOTH = "#ff5a4f", "#35a7ff", "#ffc53d"
@@ -114,18 +112,17 @@ def difference(scene: Scene) -> Difference | None:
     if truth is None:
         codes = (layers[0] != layers[-1]).astype(np.uint8)
         known = (layers[0] >= 0) & (layers[-1] >= 0)
-        labels, colours = ("the same class", f"{names[0]} and {last} differ"), (WRONG,)
+        labels = ["the same class", f"{names[0]} and {last} differ"]
     elif len(names) == 1:
         codes = (layers[0] != truth).astype(np.uint8)
         known = (truth >= 0) & (layers[0] >= 0)
-        labels, colours = ("right", "wrong"), (WRONG,)
+        labels = ["right", "wrong"]
     else:
         codes = (layers[-1] != truth) + 2 * (layers[0] != truth).astype(np.uint8)
         known = (truth >= 0) & (layers[0] >= 0) & (layers[-1] >= 0)
-        labels = ("both right", f"only {last} wrong", f"only {names[0]} wrong", "both wrong")
-        colours = (WRONG, OTHER, BOTH)
-    compared = tuple(scene.layers)
-    return Difference(np.where(known, codes, NOTHING).astype(np.uint8), labels, colours, compared)
+        labels = ["both right", f"only {last} wrong", f"only {names[0]} wrong", "both wrong"]
+    colours = (WRONG, OTHER, BOTH)[: len(labels) - 1]
+    return Difference(np.where(known, codes, NOTHING).astype(np.uint8), tuple(labels), colours)
 
 
 def count(scene: Scene, layer: str) -> ConfusionMatrix:

@@ -62,8 +62,8 @@ class Sheet:
 
 
 def percent(value: float) -> str:
-    """``0.4321`` -> ``43.2``; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+    """``0.4321`` -> ``43.2``; a dash for NaN (a hyphen: the font of Pillow has no other)."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def short(number: int) -> str:
@@ -107,11 +107,13 @@ def compared(scene: Scene, theme: Theme, shown: Sequence[int] | None = None) -> 
     columns = ("points", *(f"{name} IoU" for name in scores))
     if scene.truth is not None:
         marks.append(Key(NO_CLASS, "unlabelled", (f"{100 * float((scene.truth < 0).mean()):.1f} %",)))
-    return Sheet(scene.name, f"{len(scene.coord):,} points".replace(",", " "), tuple(panels), columns, keys, tuple(marks))
+    return Sheet(
+        scene.name, f"{len(scene.coord):,} points".replace(",", " "), tuple(panels), columns, keys, tuple(marks)
+    )
 
 
 def _score(metrics: Metrics | None) -> str:
-    return "" if metrics is None or math.isnan(metrics.miou_present) else f"{percent(metrics.miou_present)} mIoU"
+    return "" if metrics is None or math.isnan(metrics.miou_present) else f"{percent(metrics.miou_present)} % mIoU"
 
 
 def _keys(scene: Scene, scores: dict[str, Metrics], shown: Sequence[int]) -> tuple[Key, ...]:
@@ -129,8 +131,13 @@ def _keys(scene: Scene, scores: dict[str, Metrics], shown: Sequence[int]) -> tup
     )
 
 
-def augmented(before: Scene, after: Scene, theme: Theme) -> Sheet:
-    """A training scan as it lies on the disk, as the network gets it, and which scans its points come from."""
+def augmented(before: Scene, after: Scene, steps: Sequence[str]) -> Sheet:
+    """A training scan as it lies on the disk, as the network gets it, and which scans its points come from.
+
+    Args:
+        before, after: the two.
+        steps: names of the transforms between them.
+    """
     classes = before.classes
     panels = [
         Panel(title, f"{len(scene.coord):,} points".replace(",", " "), scene.coord, _classes(scene))
@@ -150,7 +157,7 @@ def augmented(before: Scene, after: Scene, theme: Theme) -> Sheet:
         Key(classes.colours[i], classes.names[i], tuple(short(_number(scene, i)) for scene in (before, after)))
         for i in shown
     )
-    return Sheet(after.name, "", tuple(panels), ("scan", "sample"), keys, marks)
+    return Sheet(before.name, "  ".join(steps), tuple(panels), ("scan", "sample"), keys, marks)
 
 
 def _classes(scene: Scene) -> np.ndarray:
@@ -160,8 +167,3 @@ def _classes(scene: Scene) -> np.ndarray:
 
 def _number(scene: Scene, index: int) -> int:
     return 0 if scene.truth is None else int((scene.truth == index).sum())
-
-
-def names_of(sheets: Sequence[Sheet]) -> str:
-    """What several sheets show, for a log line."""
-    return sheets[0].title if len(sheets) == 1 else f"{sheets[0].title} and {len(sheets) - 1} more"

@@ -183,7 +183,7 @@ class Viewer {
       if (boxes.length > 1) {
         const score = this.frame.info.scores[box.view];
         const caption = element("div", { className: "caption", textContent: this.label(box.view) });
-        if (score) caption.append(element("em", { textContent: `${percent(score.miou)} mIoU` }));
+        if (score) caption.append(element("em", { textContent: `${percent(score.miou)} % mIoU` }));
         nodes.push(this.at(caption, (box.x + box.width / 2) * width, box.y * height + (box.y === 0 ? 66 : 12)));
         if (box.x > 0) nodes.push(this.divider(box.x * width, box.y * height, 1, box.height * height));
         if (box.y > 0) nodes.push(this.divider(box.x * width, box.y * height, box.width * width, 1));
