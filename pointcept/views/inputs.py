@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ class Scans:
     def points(self, number: int) -> dict[str, Any]:
         """Points, strength and labels of scan ``number``, before any transform."""
         return cast("dict[str, Any]", self.dataset.read(self.indices[number]))
+
+    def kept(self, number: int, classes: np.ndarray) -> np.ndarray:
+        """Of the classes (M,) of all points of a scan file those of the points that were not left out, (N,)."""
+        if not isinstance(self.dataset, ScanFiles):
+            return classes
+        _, kept = self.dataset.reader.read_scan(self.dataset.files[self.indices[number]], self.dataset.nonfinite)
+        return classes if kept is None or len(kept) != len(classes) else classes[kept]
 
     def sample(self, number: int) -> dict[str, Any]:
         """Scan ``number`` in test mode, as the tester draws it: what is seen is what was measured."""
@@ -201,6 +209,7 @@ class ClassFiles:
             if isinstance(scans.dataset, ConcatDataset):
                 raise ConfigError(f"{path}: classes of several data sets are read from .npy files only")
             classes = reader.read_classes(path, predicted=self.layer != TRUTH)
+        classes = scans.kept(number, classes)
         known = np.where(classes < 0, 0, classes)
         check_prediction(known, points, len(scans.classes.names), f"{scans.name(number)} ({path})")
         return classes.astype(np.int16)
@@ -214,10 +223,15 @@ class ClassFiles:
         name = scans.name(number)
         # The tester's files, those of tools/predict.py beside which the suffixes of scans are gone, and submissions.
         stems = list(dict.fromkeys([name, Path(name).stem, name.partition(".")[0]]))
-        for stem in stems:
-            for suffix in (NPY, ".label", ".bin", "_lidarseg.bin"):
-                if (self.path / f"{stem}{suffix}").is_file():
-                    return self.path / f"{stem}{suffix}"
+        wanted = [f"{stem}{suffix}" for stem in stems for suffix in (NPY, ".label", ".bin", "_lidarseg.bin")]
+        for file in wanted:
+            if (self.path / file).is_file():
+                return self.path / file
+        below = [found for file in wanted for found in sorted(self.path.rglob(glob.escape(file)))]
+        if len(below) == 1:
+            return below[0]
+        if below:
+            raise DataError(f"{self.path} has several files of classes of {name}, such as {below[0]} and {below[1]}")
         raise DataError(f"{self.path} has no classes of {name}: none of {', '.join(stems)} with .npy, .label or .bin")
 
 

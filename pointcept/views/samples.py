@@ -81,7 +81,7 @@ def samples(cfg: Config, split: str, number: int) -> Iterator[tuple[Scene, Scene
     scans = len(dataset.data_list)
     for index in np.linspace(0, scans - 1, min(number, scans)).round().astype(int).tolist():
         raw = traced.read(index)
-        before = Scene(dataset.get_data_name(index), *_arrays(raw, classes))
+        before = _scene(dataset.get_data_name(index), raw, classes)
         yield before, *_mixed(cfg, traced, index, classes)
 
 
@@ -104,13 +104,16 @@ def _mixed(cfg: Config, traced: Traced, index: int, classes: Classes) -> tuple[S
         source, found = position[arrays[SOURCE]], tuple(dataset.get_data_name(int(i)) for i in order)
     steps = [type(step).__name__ for step in traced.steps] + ["Mix3D"] * (len(batch["offset"]) < len(draws))
     logger.info("%s: %s", dataset.get_data_name(index), " ".join(steps))
-    return Scene(
-        f"{dataset.get_data_name(index)} as a sample", *_arrays(arrays, classes), source=source, sources=found
-    ), steps
+    return _scene(f"{dataset.get_data_name(index)} as a sample", arrays, classes, source, found), steps
 
 
-def _arrays(sample: dict[str, Any], classes: Classes) -> tuple[Any, ...]:
-    """The arguments of a scene after its name, up to the strength."""
+def _scene(
+    name: str,
+    sample: dict[str, Any],
+    classes: Classes,
+    source: np.ndarray | None = None,
+    sources: tuple[str, ...] = (),
+) -> Scene:
     layers = {TRUTH: np.maximum(sample["segment"], -1).astype(np.int16)} if "segment" in sample else {}
     strength = sample["strength"].reshape(-1).astype(np.float32) if "strength" in sample else None
-    return sample["coord"].astype(np.float32), classes, layers, strength
+    return Scene(name, sample["coord"].astype(np.float32), classes, layers, strength, source, sources)
