@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
 FLAGS = (
@@ -150,3 +154,26 @@ class Browser:
         self._process.wait()
         os.close(self._out), os.close(self._in)
         self._folder.cleanup()
+
+
+def main() -> None:
+    """``python -m tests.browser PAGE.html PICTURE.png [JAVASCRIPT]``: a picture of a page of the views, for docs."""
+    file, picture, *script = sys.argv[1:]
+    program = find()
+    if program is None:
+        raise SystemExit(f"no browser: {', '.join(NAMES)} or POINTCEPT_CHROMIUM")
+    browser = Browser(program, 1280, 720)
+    try:
+        browser.open(Path(file))
+        browser.wait("viewer !== null && viewer.frame !== undefined", 120)
+        browser.run("; ".join(script) or "true")
+        browser.settle()
+        browser.settle()
+        small = Image.open(io.BytesIO(browser.screenshot())).convert("RGB").quantize(256, dither=0)
+        small.save(picture, optimize=True)
+    finally:
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ class Viewer {
       frame: 0, view: this.views().includes("student") ? "student" : this.views()[Math.max(0, this.views().length - 2)],
       mode: "class", hidden: [], hiddenCodes: [], hiddenSources: [], size: 1, shading: 1, rings: true, theme: DOCUMENT.theme, play: false,
     };
-    if (this.views().length > 2) this.state.view = "all";
+    if (this.views().length > 2 && window.innerWidth >= 860) this.state.view = "all";
     this.build();
     this.listen();
     this.set({});
@@ -164,7 +164,7 @@ class Viewer {
     this.dirty = false;
     const theme = DOCUMENT.themes[this.state.theme];
     const unit = (colour) => hexToRgb(colour).map((v) => v / 255);
-    this.renderer.draw(this.camera, this.boxes(), { ...this.state, paper: unit(theme.paper), line: unit(theme.neutral) });
+    this.renderer.draw(this.camera, this.boxes(), { ...this.state, shading: this.state.shading * (this.state.theme === "light" ? 0.55 : 1), paper: unit(theme.paper), line: unit(theme.neutral) });
     this.captions();
   }
 
@@ -172,6 +172,7 @@ class Viewer {
   captions() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const boxes = this.boxes(), nodes = [];
+    const below = this.$("bar").getBoundingClientRect().bottom + 8;
     for (const box of boxes) {
       const { matrix } = this.camera.matrix((box.width * width) / (box.height * height));
       if (this.state.rings) {
@@ -184,7 +185,7 @@ class Viewer {
         const score = this.frame.info.scores[box.view];
         const caption = element("div", { className: "caption", textContent: this.label(box.view) });
         if (score) caption.append(element("em", { textContent: `${percent(score.miou)} % mIoU` }));
-        nodes.push(this.at(caption, (box.x + box.width / 2) * width, box.y * height + (box.y === 0 ? 66 : 12)));
+        nodes.push(this.at(caption, (box.x + box.width / 2) * width, box.y === 0 ? below : box.y * height + 12));
         if (box.x > 0) nodes.push(this.divider(box.x * width, box.y * height, 1, box.height * height));
         if (box.y > 0) nodes.push(this.divider(box.x * width, box.y * height, box.width * width, 1));
       }
@@ -250,6 +251,7 @@ class Viewer {
   }
 
   listen() {
+    this.canvas.addEventListener("webglcontextlost", () => complain("The graphics of this machine were reset. Load the page again."));
     const input = (id, event, change) => this.$(id).addEventListener(event, (e) => this.set(change(e.target)));
     input("size", "input", (t) => ({ size: Number(t.value) }));
     input("shading", "input", (t) => ({ shading: Number(t.value) }));
