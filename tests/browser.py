@@ -169,7 +169,7 @@ def main() -> None:
         browser.run("; ".join(script) or "true")
         browser.settle()
         browser.settle()
-        small = Image.open(io.BytesIO(browser.screenshot())).convert("RGB").quantize(256, dither=0)
+        small = Image.open(io.BytesIO(browser.screenshot())).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=0)
         small.save(picture, optimize=True)
     finally:
         browser.close()
