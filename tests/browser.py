@@ -169,7 +169,11 @@ def main() -> None:
         browser.run("; ".join(script) or "true")
         browser.settle()
         browser.settle()
-        small = Image.open(io.BytesIO(browser.screenshot())).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=0)
+        small = (
+            Image.open(io.BytesIO(browser.screenshot()))
+            .convert("RGB")
+            .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=0)
+        )
         small.save(picture, optimize=True)
     finally:
         browser.close()

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pointcept.datasets import Draw, SemanticKITTIDataset
+from pointcept.datasets import Draw, SemanticKITTIDataset, build_dataset
 from pointcept.engines.sampler import draw_seed
+from pointcept.engines.test import build_tester
 from pointcept.models import MODELS
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError, DataError
@@ -166,8 +167,6 @@ def test_samples_are_those_of_training_and_know_their_scans(root: Path, mix_prob
 
 def test_the_source_of_a_point_is_where_its_strength_was_read(root: Path) -> None:
     cfg = Config.fromfile(root / "config.py")
-    from pointcept.datasets import build_dataset
-
     traced = Traced(build_dataset(cfg.data.train.to_dict()))  # type: ignore[arg-type]
     known = [
         set(np.round(SemanticKITTIDataset("train", root, sequences=[0]).read(i)["strength"][:, 0], 6)) for i in range(3)
@@ -211,3 +210,20 @@ def test_mistakes(
 def test_a_config_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name --config FILE, or --weight PATH"):
         main(argument_parser().parse_args(["--out", str(tmp_path / "a.png")]))
+
+
+def test_what_is_seen_is_what_the_tester_measured(root: Path, tmp_path: Path) -> None:
+    """The test transforms draw: a voxel's prediction depends on the point that stands for it."""
+    cfg = Config.fromfile(root / "config.py", {"weight": str(root / "weight.pth"), "save_path": str(tmp_path)})
+    cfg.test = {"type": "SemSegTester", "save_predictions": True}
+    build_tester(cfg).test()
+    saved = tmp_path / "result" / "predictions"
+    out = tmp_path / "a.html"
+    view(root, "--all", "--weight", root / "weight.pth", "--pred", f"teacher={saved}", "--out", out)
+    frames = document(out)["frames"]
+    assert len(frames) == 3
+    for frame in frames:
+        right, only_network, only_file, both = frame["codes"]
+        assert (only_network, only_file) == (0, 0)
+        assert right > 0
+        assert both > 0
