@@ -51,7 +51,7 @@ data = dict(
         test_mode=True,
         transform=[
             dict(type="Copy", keys_dict=dict(segment="origin_segment")),
-            dict(type="GridSample", grid_size=0.1, mode="train", return_inverse=True),
+            dict(type="GridSample", grid_size=12.0, mode="train", return_inverse=True),
         ],
         test_cfg=dict(
             voxelize=dict(type="GridSample", grid_size=0.5, mode="test", return_grid_coord=True),
