@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
     package_dir={"pointops": "libs/pointops/pointops"},
-    package_data={"pointcept.reports": ["web/*"]},
+    package_data={"pointcept.reports": ["web/*"], "pointcept.views": ["web/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.24",
@@ -46,6 +46,10 @@ setup(
         "plot": ["matplotlib>=3.7"],
         # scalars for Weights & Biases, see docs/reports.md
         "wandb": ["wandb>=0.16"],
+        # pictures and movies of scans, see docs/viewing.md: GIF, MP4, the viewer of Rerun
+        "view": ["pillow>=10.1"],
+        "video": ["pillow>=10.1", "imageio-ffmpeg>=0.5"],
+        "rerun": ["rerun-sdk>=0.23"],
         # further engines and distances of persistence diagrams
         "topology": ["gudhi>=3.10", "scipy>=1.10"],
         # the documentation site
@@ -66,6 +70,7 @@ setup(
             "sphinx>=8.1",
             "furo>=2024.8",
             "myst-parser>=4",
+            "pillow>=10.1",
         ],
     },
 )

@@ -120,6 +120,9 @@ class BaseDataset(Dataset):
     names: tuple[str, ...] = ()
     """Class names, in the order of the class indices."""
 
+    colours: tuple[str, ...] = ()
+    """Colour of each class in pictures, ``#rrggbb``, in the order of ``names``; empty: pictures choose some."""
+
     things: tuple[str, ...] = ()
     """The classes of countable objects, which PolarMix pastes unless it is told which."""
 
@@ -290,6 +293,22 @@ class BaseDataset(Dataset):
             classes: int64 (M,), one per point of the scan file, -1 for points without a prediction.
         """
         raise NotImplementedError(f"{cls.__name__} has no format of prediction files")
+
+    @classmethod
+    def read_classes(cls, path: Path, predicted: bool = False) -> np.ndarray:
+        """Read the classes of a scan's points from a file of the benchmark.
+
+        Args:
+            path: the file.
+            predicted: it is a prediction, as :meth:`encode_prediction` gives it, not a file of labels.
+
+        Returns:
+            int64 (M,), -1 for points without a class.
+
+        Raises:
+            DataError: the file is missing or malformed, or the benchmark has no such files.
+        """
+        raise DataError(f"{path}: {cls.__name__} has no such files of classes, expected .npy")
 
     def prepare_train_data(self, idx: int) -> Sample:
         """Scan ``idx`` after ``transform``.

@@ -49,6 +49,32 @@ NAMES = (
 )
 """The classes; class i has the official number i + 1, and 0 is undefined."""
 
+COLOURS: dict[str, str] = {
+    "Car": "#4c9dff",
+    "Truck": "#9b6bff",
+    "Bus": "#c58bff",
+    "Other-Vehicle": "#d45fd0",
+    "Motorcyclist": "#d6336c",
+    "Bicyclist": "#ff5fc4",
+    "Pedestrian": "#ff4d5a",
+    "Sign": "#ff8c1a",
+    "Traffic-Light": "#ffd23f",
+    "Pole": "#f4e3a1",
+    "Construction-Cone": "#ff6a3d",
+    "Bicycle": "#39d9e6",
+    "Motorcycle": "#5b6cff",
+    "Building": "#f2b84b",
+    "Vegetation": "#3fae5a",
+    "Tree-Trunk": "#a06a3c",
+    "Curb": "#b5838d",
+    "Road": "#8f7fb0",
+    "Lane-Marker": "#e6e0f5",
+    "Other-Ground": "#8d5a74",
+    "Walkable": "#a5cc5b",
+    "Sidewalk": "#c06c9c",
+}
+"""Class -> its colour in pictures."""
+
 LAYOUT = (
     "data_root/{training,validation,testing}/<segment>/<timestamp>/{coord,strength,segment}.npy, written by"
     " pointcept/datasets/preprocessing/waymo/preprocess_waymo.py --dataset_root <tfrecords> --output_root data_root"
@@ -84,6 +110,7 @@ class WaymoDataset(BaseDataset):
     """
 
     names = NAMES
+    colours = tuple(map(COLOURS.__getitem__, NAMES))
     things = (*NAMES[:7], *NAMES[10:13])  # Car to Pedestrian, Construction-Cone to Motorcycle
     rare = things[1:]  # all but Car
     scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
