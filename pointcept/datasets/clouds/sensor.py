@@ -55,7 +55,10 @@ def ground_height(coord: np.ndarray) -> float:
 
 
 def differences(scan: Sensor, trained: Sensor) -> dict[str, str]:
-    """Kind -> how a scan differs from those that a network was trained on; empty if it looks like one of them."""
+    """Kind -> how a scan differs from those that a network was trained on; empty if it looks like one of them.
+
+    Classes suffer from each; docs/predict.md says what helps.
+    """
     found: dict[str, str] = {}
     if trained.points and scan.points and not 0.25 <= scan.points / trained.points <= 4:
         found["points"] = f"{scan.points} points, in training about {trained.points}"
