@@ -26,6 +26,7 @@ from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
+from pointcept.utils.user_modules import import_modules
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ConfigError: anything wrong in it; the message names file and place.
     """
     cfg = Config.fromfile(path, options)
+    import_modules(cfg.imports, str(path))
     adopt(cfg)
     validate_config(cfg)
     backend.parse(cfg.backend or "", "backend")
@@ -121,6 +123,7 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             ``save_path`` that is in use, or holds a run that ``resume`` does not ask to go on with.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
+    import_modules(cfg.imports)  # this process may be a new one
     (check_training if job == "train" else check_test)(cfg)
     backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")

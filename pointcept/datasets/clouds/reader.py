@@ -42,6 +42,7 @@ class CloudReader:
         given = {name: value for name, value in (options or {}).items() if value is not None and value != {}}
         own: CloudOptions | None = getattr(dataset, "clouds", None)
         self.dataset = dataset
+        self.custom: Any = None if own is None else dataset
         self.options = CloudOptions(**given) if own is None else replace(own, **given)
         # A user who says how files are to be read does not mean the benchmark's own way.
         self.benchmark = own is None and self.options == CloudOptions()
@@ -84,7 +85,7 @@ class CloudReader:
         if path.is_file() or own == [path]:
             return list(own)
         try:
-            clouds = find_clouds(path, self.options)
+            clouds = find_clouds(path, self.options) if self.custom is None else self.custom.find_scans(path)
         except DataError:
             if own:
                 return list(own)
