@@ -1,4 +1,4 @@
-"""Modules of users that register their own data sets, transforms, losses, networks and hooks: the config key ``imports``.
+"""Modules of users that register what is theirs, data sets, losses, networks and so on: the config key ``imports``.
 
 They are imported before a config is checked, and again in every process of a run; loading processes find their classes
 by the same search path.

@@ -5,5 +5,5 @@ _scans = dict(type="CustomDataset", data_root=data_root, names=["ground", "veget
 data = dict(
     train=dict(_scans, split="train"),
     val=dict(_scans, split="val"),
-    test=dict(_scans, split="test"),
+    test=dict(_scans, split="val"),
 )
