@@ -136,7 +136,9 @@ def main(args: argparse.Namespace) -> None:
     if cfg.data.get("test") is None:
         raise ConfigError("prediction needs data.test with test_mode=True and test_cfg")
     check_prediction(cfg, ["test"] if args.engine is None else ["test", "val"])
-    dataset: Any = check_dataset(cfg.data.test, "data.test") or DATASETS.get(cfg.data.test.type)
+    dataset: Any = check_dataset(cfg.data.test, "data.test")
+    if dataset is None:
+        dataset = DATASETS.get(cfg.data.test.type)
     reader = CloudReader(dataset, cloud_arguments(args))
     named = [*args.scans, *args.scan]
     if not named:

@@ -1,4 +1,4 @@
-"""Scans of one's own: where they and their labels lie, what the config says of them, and what is said about mistakes."""
+"""Scans of one's own: where they and their labels lie, what the config says of them, what is said about mistakes."""
 
 from __future__ import annotations
 
