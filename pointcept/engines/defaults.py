@@ -26,7 +26,7 @@ from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
-from pointcept.utils.user_modules import import_modules
+from pointcept.utils.user_modules import import_modules, where_from
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
             *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
         )
+        if cfg.imports:
+            logger.info("imports: %s", where_from(cfg.imports))
     comm.barrier()
 
 

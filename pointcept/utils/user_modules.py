@@ -7,7 +7,6 @@ by the same search path.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -15,8 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pointcept.utils.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 KEY = "imports"
 
@@ -38,9 +35,8 @@ def import_modules(names: Any, source: str = "") -> None:
     if names and not {os.getcwd(), ""}.intersection(sys.path):
         sys.path.append(os.getcwd())  # processes that are started later get this path, too
     for name in names:
-        new = name not in sys.modules
         try:
-            module = importlib.import_module(name)
+            importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):
                 raise _failed(where, name, error) from error
@@ -50,8 +46,11 @@ def import_modules(names: Any, source: str = "") -> None:
             ) from error
         except Exception as error:
             raise _failed(where, name, error) from error
-        if new:
-            logger.info("imported %s (%s)", name, getattr(module, "__file__", None) or "a package without a file")
+
+
+def where_from(names: Sequence[str]) -> str:
+    """Imported modules and the files that they are, for the log."""
+    return ", ".join(f"{name} ({getattr(sys.modules[name], '__file__', None) or 'no file'})" for name in names)
 
 
 def _is_name(name: Any) -> bool:

@@ -93,7 +93,8 @@ def _place(file: Path | CloudFile, root: Path, pattern: str) -> tuple[Path, Path
     """Place of a scan below ``root``, with the name of its file without the suffix, and with all of it."""
     path = path_of(file)
     relative = Path(path.name) if root in (path, path / pattern) else path.relative_to(root)
-    suffix = suffix_of(path) or ""
+    own = pattern.removeprefix("*")
+    suffix = suffix_of(path) or (own if own and path.name.endswith(own) else "")
     bare = relative.with_name(relative.name[: len(relative.name) - len(suffix)] or relative.name)
     if isinstance(file, CloudFile) and file.part:
         part = file.part.strip("/").replace("/", "_")
