@@ -35,6 +35,9 @@ setup(
         # preprocessing of the raw data sets; Waymo's message classes need one more command, see docs/datasets.md
         "nuscenes": ["nuscenes-devkit==1.2.0"],
         "waymo": ["protobuf>=4,<8", "google-crc32c>=1.5"],
+        # clouds to predict, see docs/predict.md: LAS and LAZ; bags of ROS 2
+        "las": ["laspy>=2.5", "lazrs>=0.6"],
+        "ros": ["mcap>=1.6"],
         # the street simulator
         "simulator": ["embreex>=4.4"],
         # kernels of other packages behind pointcept.ops; of spconv, install the wheel of the nearest CUDA version
@@ -71,6 +74,11 @@ setup(
             "furo>=2024.8",
             "myst-parser>=4",
             "pillow>=10.1",
+            "laspy>=2.5",
+            "lazrs>=0.6",
+            "mcap>=1.6",
+            "mcap-ros2-support>=0.5",
+            "plyfile>=1.0",
         ],
     },
 )

@@ -15,6 +15,7 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
+from .clouds.sensor import Sensor
 from .preprocessing.nuscenes.info import info_path
 from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary
 from .safe_pickle import load_plain_pickle
@@ -137,6 +138,7 @@ class NuScenesDataset(BaseDataset):
     SCAN_PATTERN = "*.pcd.bin"
     PREDICTION_SUFFIX = ".bin"
     STRENGTH_RANGE = (0.0, 1.0)
+    SENSOR = Sensor(34_700, 40.0, -1.7, 0.078)  # one sweep
     SPLITS = ("train", "val", "test", "mini_train", "mini_val")
 
     def __init__(

@@ -14,6 +14,7 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
+from .clouds.sensor import Sensor
 from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary, require_folder
 from .submission import check_prediction, write_array
 from .transform.mixing import Scanner
@@ -129,6 +130,7 @@ class SemanticKITTIDataset(BaseDataset):
     rare = things[1:]  # all but car
     scanner = Scanner(pitch_range=(-25.0, 3.0))
     STRENGTH_RANGE = (0.0, 1.0)
+    SENSOR = Sensor(124_000, 40.0, -1.75, 0.28)  # medians of 90 scans of ten sequences
     PREDICTION_SUFFIX = ".label"
 
     def __init__(

@@ -13,6 +13,7 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
+from .clouds.sensor import Sensor
 from .preprocessing.waymo.convert import MARKER, SPLITS, segment_context
 from .preprocessing.waymo.protos import dataset_pb2, encode_matrix, segmentation_pb2
 from .preprocessing.waymo.range_image import RETURNS
@@ -116,6 +117,7 @@ class WaymoDataset(BaseDataset):
     scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
     SCAN_PATTERN = "coord.npy"
     STRENGTH_RANGE = (0.0, 1.0)
+    SENSOR = Sensor(ground=0.0)  # the frame of the vehicle stands on the ground
     SPLITS = SPLITS
 
     def __init__(

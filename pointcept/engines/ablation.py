@@ -51,7 +51,7 @@ RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
 PLACE = (
     *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend"),
-    *("log_details", "enable_wandb", "wandb_project", "wandb_key"),
+    *("log_details", "enable_wandb", "wandb_project", "wandb_key", "imports", "dist_timeout"),
 )
 TELLING = ("ReportWriter", "WandbWriter")
 """Hooks that tell of a run and decide nothing in it."""

@@ -27,6 +27,7 @@ from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
+from pointcept.utils.user_modules import import_modules, where_from
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ConfigError: anything wrong in it; the message names file and place.
     """
     cfg = Config.fromfile(path, options)
+    import_modules(cfg.imports, str(path))
     adopt(cfg)
     validate_config(cfg)
     backend.parse(cfg.backend or "", "backend")
@@ -131,6 +133,7 @@ def default_setup(cfg: Config, job: str = "train") -> None:
     """
     if cfg.wandb_key:  # of a person: no file of the run shall hold it
         os.environ["WANDB_API_KEY"], cfg.wandb_key = cfg.wandb_key, None
+    import_modules(cfg.imports)  # this process may be a new one
     (check_training if job == "train" else check_test)(cfg)
     backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")
@@ -156,6 +159,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
             *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
         )
+        if cfg.imports:
+            logger.info("imports: %s", where_from(cfg.imports))
     comm.barrier()
 
 

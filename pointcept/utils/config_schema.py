@@ -90,6 +90,7 @@ OPTIONAL_COUNT = (int, NoneType)
 MOST = 2**16  # scans or batches held at a time, far more than any machine holds
 
 SCHEMA: dict[str, Field] = {
+    "imports": Field((list,), [], "Modules of yours to import first: they register what the config names."),
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
     "resume": Field((bool,), False, "Continue the run of save_path, or that of 'weight'; begin if there is none."),
     "resume_changes": Field(

@@ -12,13 +12,13 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from pointcept.datasets import DATASETS, BaseDataset, Draw, build_dataset
+from pointcept.datasets import Draw, build_dataset
 from pointcept.datasets.concat import ConcatDataset
 from pointcept.datasets.files import ScanFiles
 from pointcept.datasets.submission import check_prediction
 from pointcept.engines.data import per_process
 from pointcept.engines.inference import Precision, predict_scan
-from pointcept.engines.predict import NPY, scan_files
+from pointcept.engines.predict import cloud_reader, scan_files
 from pointcept.engines.sampler import draw_seed
 from pointcept.engines.scores import network_name
 from pointcept.models import build_inference_model
@@ -30,6 +30,7 @@ from pointcept.views.scene import TRUTH, Classes, Scene
 
 logger = logging.getLogger(__name__)
 
+NPY = ".npy"
 SPLITS = ("train", "val", "test")
 
 
@@ -95,7 +96,7 @@ class Scans:
         """Of the classes (M,) of all points of a scan file those of the points that were not left out, (N,)."""
         if not isinstance(self.dataset, ScanFiles):
             return classes
-        _, kept = self.dataset.reader.read_scan(self.dataset.files[self.indices[number]], self.dataset.nonfinite)
+        kept = self.dataset.reader.read(self.dataset.files[self.indices[number]], self.dataset.nonfinite).kept
         return classes if kept is None or len(kept) != len(classes) else classes[kept]
 
     def sample(self, number: int) -> dict[str, Any]:
@@ -170,8 +171,8 @@ def named_scans(cfg: Config, path: Path, quick: bool = False) -> Scans:
     """
     if cfg.data.get("test") is None:
         raise ConfigError("scan files are read as data.test reads its own, which this config lacks")
-    reader = cast("type[BaseDataset]", DATASETS.get(cfg.data.test.type))
-    files = reader.find_scans(path)
+    reader = cloud_reader(cfg)
+    files = reader.find(path)
     return Scans(cfg, scan_files(cfg, reader, files, quick), range(len(files)))
 
 
@@ -205,7 +206,7 @@ class ClassFiles:
         if path.suffix == NPY:
             classes = _load(path)
         else:
-            reader = scans.dataset.reader if isinstance(scans.dataset, ScanFiles) else type(scans.dataset)
+            reader: Any = scans.dataset.reader.dataset if isinstance(scans.dataset, ScanFiles) else scans.dataset
             if isinstance(scans.dataset, ConcatDataset):
                 raise ConfigError(f"{path}: classes of several data sets are read from .npy files only")
             classes = reader.read_classes(path, predicted=self.layer != TRUTH)

@@ -112,13 +112,8 @@ fault(
     predicted("08/empty", "out", prepare=lambda stage: (stage.data / "dataset/sequences/08/empty").mkdir()),
     refused("empty"),
 )
-fault("H", "predict: the output has an unknown suffix", predicted(SCAN, "out.txt"), refused(".npy", ".txt"))
-fault(
-    "H",
-    "predict: the output is a folder",
-    predicted(SCAN, "out", prepare=lambda stage: (stage.folder / "out").mkdir()),
-    refused("out"),
-)
+fault("H", "predict: the output has an unknown suffix", predicted(SCAN, "out.xls"), refused(".npy", ".xls"))
+fault("H", "predict: one file for several scans", predicted("08/velodyne", "out.npy"), refused("out.npy"))
 fault(
     "H",
     "predict: the output lies below a file",
@@ -135,17 +130,18 @@ fault("H", "predict: a wrong type of numbers", predicted(SCAN, "out.npy", "--eng
 
 
 def one_of_three_damaged(stage: Stage) -> None:
-    """Predictions before the damaged scan are kept."""
+    """The others are predicted."""
     os.truncate(stage.scan(1, "08"), 33)
     stage.predict(stage.scan(0, "08").parent, stage.folder / "out")
 
 
-def first_is_there(stage: Stage) -> None:
-    if not (stage.folder / "out" / "000000.npy").exists():
-        raise Broken("lost", "the prediction before the damaged scan is gone")
+def others_are_there(stage: Stage) -> None:
+    found = sorted(path.name for path in (stage.folder / "out").iterdir())
+    if found != ["000000.npy", "000002.npy"]:
+        raise Broken("lost", f"the folder holds {found}")
 
 
-fault("H", "predict: one of three scans is damaged", one_of_three_damaged, refused("000001"), first_is_there)
+fault("H", "predict: one of three scans is damaged", one_of_three_damaged, refused("000001"), others_are_there)
 
 
 def predict_stopped(act: Act, name: str) -> Step:
