@@ -33,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--frames", type=int, default=10, help="labelled frames of each scene")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--style", choices=sorted(STYLES), help="one street style for all scenes (default: mixed)")
+    cli.add_argument(
+        "--varied", action="store_true", help="another scanner, height and brightness in each frame, frames 2 s apart"
+    )
     cli.add_argument("--num_workers", type=int, default=1, help="processes; the bytes do not depend on it")
     cli.add_argument("--resume", action="store_true", help="complete an interrupted run")
     cli.add_argument("--report", type=Path, metavar="REAL_ROOT", help="compare --out with real SemanticKITTI scans")
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.report is not None:
             sys.stdout.write(compare(args.report, args.out))
             return 0
-        settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style)
+        settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style, args.varied)
         with tqdm(unit="scene", desc=args.layout, disable=not sys.stderr.isatty()) as bar:
 
             def show(done: int, total: int) -> None:
