@@ -6,12 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and predict; returns the exit code."""
-    from pointcept.engines.launch import exit_code
-    from pointcept.engines.predict import argument_parser, predict_main
+    """Do what ``pointcept predict`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = argument_parser().parse_args()
-    return exit_code(lambda: predict_main(args), args.traceback)
+    return run("predict", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ RESULT = "ablation.json"
 PLACE = ("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend")
 
 
-def ablation_parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/ablation.py``: that of training, and rows and seeds."""
     parser = argument_parser("Train every row of an ablation of distillation losses with every seed.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of each row")
@@ -64,7 +64,7 @@ def ablation_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ablation_main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     """Run what is not finished yet, and print and write the table.
 
     Raises:

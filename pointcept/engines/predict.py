@@ -72,7 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def predict_main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     """Predict what the arguments name and write it.
 
     Raises:

@@ -9,6 +9,7 @@ side.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Show the table of the runs that the arguments name.
+
+    Raises:
+        ConfigError, DataError: see :func:`compare`.
+    """
+    sys.stdout.write(compare(args.runs))
 
 
 def compare(runs: Iterable[str]) -> str:

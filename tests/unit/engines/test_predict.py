@@ -14,7 +14,7 @@ import torch
 
 from pointcept.datasets import SemanticKITTIDataset, WaymoDataset
 from pointcept.engines import predict
-from pointcept.engines.predict import argument_parser, check_format, output_paths, predict_main
+from pointcept.engines.predict import argument_parser, check_format, output_paths, main
 from pointcept.models import MODELS
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
@@ -79,8 +79,8 @@ def read(path: Path) -> np.ndarray:
 
 def test_a_file(config: str, scans: Path, tmp_path: Path) -> None:
     scan = scans / "10" / "velodyne" / "1.x.bin"
-    predict_main(arguments(config, scan, tmp_path / "a.npy"))
-    predict_main(arguments(config, scan, tmp_path / "a.label"))
+    main(arguments(config, scan, tmp_path / "a.npy"))
+    main(arguments(config, scan, tmp_path / "a.label"))
     classes = read(tmp_path / "a.npy")
     assert (classes.dtype, classes.shape) == (np.int16, (200,))
     assert set(classes.tolist()) <= {0, 1, 2}
@@ -95,11 +95,11 @@ def test_a_file(config: str, scans: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_folder_keeps_its_shape(config: str, scans: Path, tmp_path: Path, workers: int) -> None:
     out = tmp_path / "out"
-    predict_main(arguments(config, scans, out, "--suffix", ".label", "--options", f"num_worker={workers}"))
+    main(arguments(config, scans, out, "--suffix", ".label", "--options", f"num_worker={workers}"))
     written = {path.relative_to(out).as_posix(): len(read(path)) for path in out.rglob("*") if path.is_file()}
     assert written == {"10/velodyne/0.label": 100, "10/velodyne/1.x.label": 200, "11/velodyne/0.label": 300}
     for name, size in (("10/velodyne/0", 100), ("11/velodyne/0", 300)):
-        predict_main(arguments(config, scans / f"{name}.bin", tmp_path / "one.label"))
+        main(arguments(config, scans / f"{name}.bin", tmp_path / "one.label"))
         assert read(tmp_path / "one.label").tolist() == read(out / f"{name}.label").tolist()
         assert len(read(tmp_path / "one.label")) == size
 
@@ -109,7 +109,7 @@ def test_points_that_are_not_finite_have_no_class(config: str, scans: Path, tmp_
     points = np.fromfile(scan, np.float32).reshape(-1, 4)
     points[[5, 50], 1] = np.nan
     points.tofile(scan)
-    predict_main(arguments(config, scan, tmp_path / "a.npy"))
+    main(arguments(config, scan, tmp_path / "a.npy"))
     classes = read(tmp_path / "a.npy")
     assert len(classes) == 100
     assert np.flatnonzero(classes < 0).tolist() == [5, 50]
@@ -126,8 +126,8 @@ def test_quick_is_one_view(config: str, scans: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(predict, "predict_scan", counted)
     scan = scans / "10" / "velodyne" / "0.bin"
-    predict_main(arguments(config, scan, tmp_path / "a.npy"))
-    predict_main(arguments(config, scan, tmp_path / "a.npy", "--quick"))
+    main(arguments(config, scan, tmp_path / "a.npy"))
+    main(arguments(config, scan, tmp_path / "a.npy", "--quick"))
     assert passes[0] == pytest.approx(2 * passes[1])
 
 
@@ -147,7 +147,7 @@ def test_mistakes(config: str, scans: Path, tmp_path: Path) -> None:
         ((scan, tmp_path / "a.npy", "--options", "data.test.test_mode=False"), ConfigError, "test_mode=True"),
     ):
         with pytest.raises(error, match=message):
-            predict_main(arguments(config, *given))  # type: ignore[arg-type]
+            main(arguments(config, *given))  # type: ignore[arg-type]
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -155,7 +155,7 @@ def test_a_broken_scan_is_named(config: str, scans: Path, tmp_path: Path) -> Non
     scan = scans / "11" / "velodyne" / "0.bin"
     scan.write_bytes(scan.read_bytes()[:-3])
     with pytest.raises(DataError, match=r"11/velodyne/0\.bin has 4797 bytes"):
-        predict_main(arguments(config, scans, tmp_path / "out"))
+        main(arguments(config, scans, tmp_path / "out"))
     assert (tmp_path / "out" / "10" / "velodyne" / "0.npy").is_file(), "those before it are kept"
 
 
@@ -180,7 +180,7 @@ def test_scores_that_are_not_finite_get_no_file(
     monkeypatch.setattr(predict, "load_weights", load_and_spoil)
     words = r"1\.x\.bin: \d+ of \d+ points have scores that are NaN or infinite from FakeModel \(.*weight\.pth\)"
     with pytest.raises(FloatingPointError, match=words):
-        predict_main(arguments(config, scans, tmp_path / "out"))
+        main(arguments(config, scans, tmp_path / "out"))
     left = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == ["10/velodyne/0.npy"], "those before it are kept"
 
@@ -191,7 +191,7 @@ def test_a_full_disk(config: str, scans: Path, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match=r"cannot write .*a\.npy: .*No space left on device"):
-        predict_main(arguments(config, scans / "10" / "velodyne" / "0.bin", tmp_path / "a.npy"))
+        main(arguments(config, scans / "10" / "velodyne" / "0.bin", tmp_path / "a.npy"))
     assert not list(tmp_path.glob("*a.npy*"))
 
 

@@ -19,8 +19,8 @@ from pointcept.datasets.nuscenes import label_table as nuscenes_table
 from pointcept.datasets.reading import UNKNOWN
 from pointcept.datasets.semantic_kitti import SemanticKITTIDataset
 from pointcept.datasets.semantic_kitti import label_table as kitti_table
+from pointcept.cli.door import run
 from pointcept.datasets.simulator import Settings, generate
-from pointcept.datasets.simulator.cli import main
 from pointcept.datasets.simulator.labels import nuscenes_ids, semantic_kitti_ids, waymo_ids
 from pointcept.datasets.simulator.layouts import semantic_kitti as kitti_layout
 from pointcept.datasets.simulator.layouts.nuscenes import quaternion
@@ -166,15 +166,15 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_command_line_says_what_is_wrong(kitti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(kitti)]) == 2
+    assert run("simulate", ["--out", str(kitti)]) == 2
     assert "not empty" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
-    assert main(["--out", str(tmp_path), "--resume"]) == 2
+    assert run("simulate", ["--out", str(tmp_path), "--resume"]) == 2
     assert "not made by this generator" in capsys.readouterr().err
-    assert main(["--out", str(kitti), "--report", str(tmp_path)]) == 2
+    assert run("simulate", ["--out", str(kitti), "--report", str(tmp_path)]) == 2
     assert "no labelled scans" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path), "--scenes", "train:4"])
+        run("simulate", ["--out", str(tmp_path), "--scenes", "train:4"])
 
 
 def test_a_small_disk_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

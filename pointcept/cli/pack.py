@@ -1,4 +1,4 @@
-"""Make the shipped student out of a training: ``python -m pointcept.assets.pack CHECKPOINT [--out FILE]``."""
+"""Make the shipped student out of a training: ``python -m pointcept.cli.pack CHECKPOINT [--out FILE]``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pointcept.assets import SHIPPED
+from pointcept.cli.door import run_module
 from pointcept.utils.checkpoint import damage, extract_state_dict, read_checkpoint, save_atomically
 from pointcept.utils.errors import CheckpointError, ConfigError
 from pointcept.utils.faults import guarded
@@ -57,7 +58,7 @@ def pack(path_in: str | Path, path_out: str | Path = SHIPPED) -> int:
 def argument_parser() -> argparse.ArgumentParser:
     """The command line of this module."""
     parser = argparse.ArgumentParser(
-        prog="python -m pointcept.assets.pack", description="Make the shipped student out of a checkpoint of its run."
+        prog="python -m pointcept.cli.pack", description="Make the shipped student out of a checkpoint of its run."
     )
     parser.add_argument("checkpoint", help="model_last.pth or model_best.pth")
     parser.add_argument("--out", default=str(SHIPPED), metavar="FILE", help="default: the place in this package")
@@ -75,13 +76,5 @@ def main(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{args.out}: {size} bytes\n")
 
 
-def command() -> int:
-    """Read the command line and pack; returns the exit code."""
-    from pointcept.engines.launch import exit_code
-
-    args = argument_parser().parse_args()
-    return exit_code(lambda: main(args), args.traceback)
-
-
 if __name__ == "__main__":
-    sys.exit(guarded(command))
+    sys.exit(guarded(lambda: run_module("pointcept.cli.pack", sys.argv[1:])))
