@@ -25,6 +25,7 @@ MAX_FILE, MAX_FUNCTION, MAX_TOOL = 450, 70, 40  # lines; a file and a function s
 # package -> the packages that it may import besides itself
 MAY_IMPORT = {
     "tools": {"cli", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
+    "__main__": {"cli"},
     "cli": {"assets", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
     "assets": {"utils"},
     "engines": {"assets", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},

@@ -23,7 +23,7 @@ def overview() -> str:
         [
             USAGE,
             "",
-            "Train large LiDAR segmentation networks, distil them into small ones, label scans.",
+            "Train LiDAR segmentation networks, distil them into small ones, label scans.",
             "",
             *rows,
             "",

@@ -40,8 +40,8 @@ def installed_config(name: str | Path) -> Path | None:
     parts = text.removesuffix(SUFFIX).removeprefix("./").removeprefix("configs/").split("/")
     if Path(name).is_absolute() or ".." in parts or not all(parts):
         return None
-    path = installed_configs().joinpath(*parts).with_suffix(SUFFIX)
-    return path if path.is_file() else None
+    path = installed_configs().joinpath(*parts[:-1], parts[-1] + SUFFIX)
+    return path if os.path.isfile(path) else None
 
 
 def find_config(name: str | Path) -> Path:

@@ -121,7 +121,7 @@ def follow_data_root(values: dict[str, Any], former: Any, root: Any) -> dict[str
 def _read(path: Path, parents: tuple[Path, ...]) -> str:
     asked_by = f", which is a _base_ of {parents[-1]}" if parents else ""
     if path.suffix != ".py":
-        known = f"; installed configs with such a name are {near_names(path)}" if not path.exists() else ""
+        known = f"; installed configs with such a name are {near_names(path)}" if not os.path.exists(path) else ""
         raise ConfigError(f"config files end in .py, got {path}{asked_by}{known}")
     try:
         return importlib.util.decode_source(read_regular(path, MOST_BYTES))  # as Python reads it: BOM, coding

@@ -109,7 +109,11 @@ def _prepare(settings: Settings, resume: bool) -> None:
         if not state.is_file():
             raise DataError(f"{out} was not made by this generator ({state} is missing): give another --out")
         before, now = json.loads(state.read_text()), settings.record()
-        changed = [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in {**before, **now} if before.get(key) != now.get(key)]
+        changed = [
+            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]
         if changed:
             raise DataError(f"{out} was begun with other settings ({'; '.join(changed)}): resume needs the same ones")
     out.mkdir(parents=True, exist_ok=True)

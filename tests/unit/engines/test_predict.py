@@ -14,7 +14,7 @@ import torch
 
 from pointcept.datasets import SemanticKITTIDataset, WaymoDataset
 from pointcept.engines import predict
-from pointcept.engines.predict import argument_parser, check_format, output_paths, main
+from pointcept.engines.predict import argument_parser, check_format, main, output_paths
 from pointcept.models import MODELS
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pointcept.engines.study import jobs
-from pointcept.engines.study import command
+from pointcept.engines.study import command, jobs
 from pointcept.engines.study.jobs import Jobs, left_to_do
 from pointcept.engines.study.plan import Planner, Run, load_study
 from pointcept.engines.study.report import collect, summarise

@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("embreex", reason="the simulator needs the extra 'simulator'")
 
+from pointcept.cli.door import run
 from pointcept.datasets.nuscenes import label_table as nuscenes_table
 from pointcept.datasets.reading import UNKNOWN
 from pointcept.datasets.semantic_kitti import SemanticKITTIDataset
 from pointcept.datasets.semantic_kitti import label_table as kitti_table
-from pointcept.cli.door import run
 from pointcept.datasets.simulator import Settings, generate
 from pointcept.datasets.simulator.labels import nuscenes_ids, semantic_kitti_ids, waymo_ids
 from pointcept.datasets.simulator.layouts import semantic_kitti as kitti_layout
