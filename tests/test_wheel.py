@@ -16,6 +16,9 @@ SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
+FOLDERS = ("pointcept", "configs", "libs")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the unpacked wheel, built from a copy of the sources."""
@@ -24,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in SOURCES:
         shutil.copy(REPO / name, source)
-    for name in ("pointcept", "configs", "libs"):
+    for name in FOLDERS:
         shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=source, check=True, capture_output=True)
     (file,) = folder.glob("*.whl")
@@ -69,3 +72,8 @@ def test_an_installed_package_finds_its_configs(wheel: Path, tmp_path: Path) -> 
     assert folder == str(wheel / "pointcept" / "configs")
     assert student == f"{folder}/semantic_kitti/student.py"
     assert int(number) == len([path for path in CONFIGS.glob("*/*.py") if path.parent.name != "_base_"])
+
+
+def test_an_image_gets_what_the_wheel_is_built_from() -> None:
+    lines = (REPO / ".dockerignore").read_text().splitlines()
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == {*SOURCES, *FOLDERS}
