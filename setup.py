@@ -11,6 +11,8 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
+CONFIGS = [path.relative_to(HERE) for path in sorted((HERE / "configs").rglob("*.py"))]
+
 setup(
     name="pointcept",
     version=VERSION,
@@ -18,10 +20,20 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10,<3.13",
-    packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
-    package_dir={"pointops": "libs/pointops/pointops"},
-    package_data={"pointcept.reports": ["web/*"], "pointcept.views": ["web/*"]},
+    python_requires=">=3.10,<3.15",
+    packages=[
+        *find_packages(include=["pointcept", "pointcept.*"]),
+        # configs/ lies beside the package here and in it where it is installed, see pointcept/utils/config_files.py
+        *sorted({".".join(("pointcept", *path.parent.parts)) for path in CONFIGS} | {"pointcept.configs"}),
+        "pointops",
+    ],
+    package_dir={"pointops": "libs/pointops/pointops", "pointcept.configs": "configs"},
+    package_data={
+        "pointcept.assets": ["*.pth", "*.md"],
+        "pointcept.reports": ["web/*"],
+        "pointcept.views": ["web/*"],
+    },
+    entry_points={"console_scripts": ["pointcept = pointcept.cli.door:main"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.24",
@@ -29,7 +41,8 @@ setup(
         "yapf>=0.40",
         "tensorboardX>=2.6",
         "tqdm>=4.64",
-        "redzed-tda==0.1.1",
+        # Its wheels are of these; elsewhere it would have to be built, and only H1 and H2 of TopoLoss need it.
+        "redzed-tda==0.1.1 ; platform_machine in 'x86_64 AMD64 arm64'",
     ],
     extras_require={
         # preprocessing of the raw data sets; Waymo's message classes need one more command, see docs/datasets.md

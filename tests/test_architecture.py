@@ -24,11 +24,15 @@ MAX_FILE, MAX_FUNCTION, MAX_TOOL = 450, 70, 40  # lines; a file and a function s
 
 # package -> the packages that it may import besides itself
 MAY_IMPORT = {
-    "tools": {
-        *("views", "reports", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"),
+    "tools": {"cli", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
+    "__main__": {"cli"},
+    "cli": {
+        *("assets", "views", "reports", "engines", "models", "structures", "topology", "datasets", "ops"),
+        *("evaluation", "utils"),
     },
+    "assets": {"utils"},
     "views": {"engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
-    "engines": {"reports", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
+    "engines": {"assets", "reports", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
     "models": {"structures", "topology", "ops", "evaluation", "utils"},
     "structures": {"ops", "evaluation", "utils"},
     "topology": {"ops", "evaluation", "utils"},

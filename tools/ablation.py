@@ -6,12 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and run the ablation; returns the exit code."""
-    from pointcept.engines.ablation import ablation_main, ablation_parser
-    from pointcept.engines.launch import exit_code
+    """Do what ``pointcept ablation`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = ablation_parser().parse_args()
-    return exit_code(lambda: ablation_main(args), args.traceback)
+    return run("ablation", sys.argv[1:])
 
 
 if __name__ == "__main__":

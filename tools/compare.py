@@ -6,12 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and show the table; returns the exit code."""
-    from pointcept.engines.launch import exit_code
-    from pointcept.reports import compare_command
+    """Do what ``pointcept compare`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = compare_command.argument_parser().parse_args()
-    return exit_code(lambda: compare_command.main(args), args.traceback)
+    return run("compare", sys.argv[1:])
 
 
 if __name__ == "__main__":

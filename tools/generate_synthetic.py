@@ -8,15 +8,17 @@ The second form needs no generation: it compares the SemanticKITTI layout in --o
 Needs the extra 'simulator' (embreex).
 """
 
+import sys
+
 from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and generate; returns the exit code."""
-    from pointcept.datasets.simulator import cli
+    """Do what ``pointcept simulate`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    return cli.main()
+    return run("simulate", sys.argv[1:])
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main))
+    sys.exit(guarded(main))

@@ -1,4 +1,4 @@
-"""Predict scan files: python tools/predict.py SCAN [SCAN ...] --weight FILE --out FOLDER."""
+"""Predict scan files: python tools/predict.py --config FILE --options weight=PATH --scan FILE --out FILE.npy."""
 
 import sys
 
@@ -6,12 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and predict; returns the exit code."""
-    from pointcept.engines import predict
-    from pointcept.engines.launch import exit_code
+    """Do what ``pointcept predict`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = predict.argument_parser().parse_args()
-    return exit_code(lambda: predict.main(args), args.traceback)
+    return run("predict", sys.argv[1:])
 
 
 if __name__ == "__main__":

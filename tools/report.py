@@ -6,12 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and write the report; returns the exit code."""
-    from pointcept.engines.launch import exit_code
-    from pointcept.reports import command
+    """Do what ``pointcept report`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = command.argument_parser().parse_args()
-    return exit_code(lambda: command.main(args), args.traceback)
+    return run("report", sys.argv[1:])
 
 
 if __name__ == "__main__":

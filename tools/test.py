@@ -6,17 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and test; returns the exit code."""
-    from pointcept.engines.defaults import argument_parser, config_from_args, test_main
-    from pointcept.engines.launch import exit_code, launch
+    """Do what ``pointcept test`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = argument_parser("Evaluate weights at full point resolution.", test=True).parse_args()
-
-    def run() -> None:
-        cfg = config_from_args(args)
-        launch(test_main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, cfg)
-
-    return exit_code(run, args.traceback)
+    return run("test", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -6,25 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and train; returns the exit code."""
-    from pointcept.engines.defaults import argument_parser, config_from_args, train_main
-    from pointcept.engines.dry_run import dry_main
-    from pointcept.engines.launch import exit_code, launch
+    """Do what ``pointcept train`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = argument_parser("Train a network.").parse_args()
-
-    def run() -> None:
-        cfg = config_from_args(args)
-        launch(
-            dry_main if args.dry_run else train_main,
-            args.num_gpus,
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            cfg,
-        )
-
-    return exit_code(run, args.traceback)
+    return run("train", sys.argv[1:])
 
 
 if __name__ == "__main__":

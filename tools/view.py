@@ -6,13 +6,10 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Read the command line and draw; returns the exit code."""
-    from pointcept.engines.launch import exit_code
-    from pointcept.views.command import argument_parser
-    from pointcept.views.command import main as view
+    """Do what ``pointcept view`` does; returns the exit code."""
+    from pointcept.cli.door import run
 
-    args = argument_parser().parse_args()
-    return exit_code(lambda: view(args), args.traceback)
+    return run("view", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointcept.engines import run_folder
-from pointcept.engines.defaults import argument_parser, config_from_args, default_setup
+from pointcept.engines import defaults, run_folder
+from pointcept.engines.defaults import config_from_args, default_setup
 from pointcept.engines.launch import launch
 from pointcept.engines.preflight import check_training
 from pointcept.engines.test import TESTERS
@@ -57,9 +57,9 @@ TELLING = ("ReportWriter", "WandbWriter")
 """Hooks that tell of a run and decide nothing in it."""
 
 
-def ablation_parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/ablation.py``: that of training, and rows and seeds."""
-    parser = argument_parser("Train every row of an ablation of distillation losses with every seed.")
+    parser = defaults.argument_parser("Train every row of an ablation of distillation losses with every seed.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of each row")
     parser.add_argument(
         "--rows",
@@ -71,7 +71,7 @@ def ablation_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ablation_main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> None:
     """Run what is not finished yet, and print and write the table.
 
     Raises:

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import secrets
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
 from pointcept.utils import comm
 from pointcept.utils.config import Config, parse_options, validate_config
+from pointcept.utils.config_files import find_config
 from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import collect_environment
@@ -31,25 +31,26 @@ from pointcept.utils.user_modules import import_modules, where_from
 
 logger = logging.getLogger(__name__)
 
+CONFIG_HELP = "a config file, or the name of an installed one: semantic_kitti/student"
 BENCHMARKS = ("nuscenes", "semantic_kitti", "waymo")
 
 
 def argument_parser(description: str, test: bool = False) -> argparse.ArgumentParser:
-    """The command line of ``tools/train.py`` and ``tools/test.py``.
+    """The command line of ``pointcept train`` and ``pointcept test``.
 
     Args:
         description: the tool's first line of help.
         test: also accept ``--model-file`` and ``--benchmark``.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help="config file")
+    parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help=CONFIG_HELP)
     if not test:
         parser.add_argument(
             "--dry-run", action="store_true", help="check everything, make two iterations, estimate; write nothing"
         )
     if test:
         parser.add_argument("--model-file", metavar="PATH", help="weight file; the same as --options weight=PATH")
-        parser.add_argument("--benchmark", choices=BENCHMARKS, help="use configs/<benchmark>/student.py")
+        parser.add_argument("--benchmark", choices=BENCHMARKS, help="the same as --config <benchmark>/student")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs (processes) on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
@@ -82,20 +83,8 @@ def config_from_args(args: argparse.Namespace) -> Config:
 
 
 def benchmark_config(benchmark: str) -> Path:
-    """The student's config of a benchmark, found from the working folder or beside the tool.
-
-    Raises:
-        ConfigError: this is no clone of the repository.
-    """
-    places = [Path.cwd(), Path(sys.argv[0]).resolve().parent.parent, Path(__file__).resolve().parents[2]]
-    for place in places:
-        path = place / "configs" / benchmark / "student.py"
-        if path.is_file():
-            return path
-    raise ConfigError(
-        f"--benchmark {benchmark}: no configs/{benchmark}/student.py below {places[0]}; run from a clone, or use "
-        "--config"
-    )
+    """The student's config of a benchmark: the one below the working folder, or the installed one."""
+    return Path.cwd() / find_config(f"configs/{benchmark}/student.py")
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:

@@ -352,7 +352,10 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
     others = [k for k, v in fitting.items() if own[k].is_floating_point() and v.dtype != own[k].dtype]
     if others:
         pair = dtype_name(fitting[others[0]]), dtype_name(own[others[0]])
-        logger.warning("%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
+        # half precision in a larger type is what exported weights are, and loses nothing more
+        widened = all(torch.promote_types(fitting[k].dtype, own[k].dtype) == own[k].dtype for k in others)
+        level = logging.INFO if widened else logging.WARNING
+        logger.log(level, "%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
     model.load_state_dict(fitting, strict=False)
     logger.info("loaded weights from %s%s", path, "".join(f"; {form}" for form in weight_forms(model)))
 

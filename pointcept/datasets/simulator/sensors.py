@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+
+from .surfaces import Material
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Sensor:
         field_of_view: width of the sector that is scanned [rad], about the sensor's x axis.
         body: table of (azimuth [deg], lowest visible elevation [deg]): the vehicle hides what is below.
         gains: (B,) factor on the intensity of each beam.
+        response: (len(Material),) factor on the reflectance of each material, at this sensor's wavelength.
         sweeping: whether the vehicle moves on during a revolution; if not, all beams fire at once.
         own_roof: size and centre of the vehicle's roof in the sensor frame [m], if the sensor sees it.
     """
@@ -52,6 +55,7 @@ class Sensor:
     field_of_view: float = 2 * np.pi
     body: tuple[tuple[float, float], ...] = ()
     gains: np.ndarray = field(default_factory=lambda: np.ones(1))
+    response: np.ndarray = field(default_factory=lambda: np.ones(len(Material), np.float32))
     sweeping: bool = True
     own_roof: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
 
@@ -143,6 +147,36 @@ def hdl32e() -> Sensor:
         "LIDAR_TOP", np.radians(np.linspace(-30.67, 10.67, 32)), 1084, (0.94, 0.0, 1.84), yaw=-np.pi / 2, period=0.05,
         max_range=100.0, min_range=0.0, range_noise=0.02, lost=0.01, weak=60.0, fade=80.0,
         gains=rng.normal(1.0, 0.05, 32), own_roof=((1.0, 1.55, 0.06), (0.0, -0.2, -0.38)),
+    )  # fmt: skip
+
+
+def varied(rng: np.random.Generator) -> Sensor:
+    """A scanner for networks that shall know many: half of them are like KITTI's, half are such as none is sold.
+
+    Drawn are the height, how bright each material is, noise, losses and how intensities fade, all of them less for the
+    first half; for the second, beams (32 to 128), elevations and columns, too.
+    """
+    base, alike = hdl64e(), bool(rng.random() < 0.5)
+    spread = 0.07 if alike else 0.15
+    response = np.exp(rng.normal(0, spread, len(Material))) * rng.uniform(1 - spread, 1 + spread)
+    drawn = replace(
+        base, mount=(0.0, 0.0, rng.uniform(1.6, 1.9)), gains=base.gains * np.exp(rng.normal(0, 0.03, 64)),
+        range_noise=rng.uniform(0.01, 0.03), lost=rng.uniform(0, 0.02), weak=rng.uniform(14, 24),
+        fade=rng.uniform(35, 60), response=response.astype(np.float32),
+    )  # fmt: skip
+    if alike:
+        return drawn
+    beams = int(rng.choice([32, 40, 64, 64, 128]))
+    top, bottom = rng.uniform(2, 15), rng.uniform(-30, -16)
+    elevations = np.linspace(top, bottom, beams) + rng.normal(0, 0.05, beams)
+    if rng.random() < 0.5:  # denser about the horizon, as those of 40 and 128 beams are
+        share = np.linspace(-1, 1, beams)
+        elevations = np.where(share < 0, top * share**2, bottom * share**2)
+    return replace(
+        drawn, name="varied", elevations=np.radians(elevations), columns=int(rng.integers(1000, 2400)),
+        mount=(0.0, 0.0, rng.uniform(1.4, 2.3)), range_offsets=np.zeros(1), azimuth_offsets=np.zeros(1),
+        weak=rng.uniform(12, 40),
+        gains=np.exp(rng.normal(0, 0.08, beams)), body=base.body if rng.random() < 0.3 else (),
     )  # fmt: skip
 
 

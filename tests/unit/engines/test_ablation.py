@@ -12,7 +12,7 @@ from fakes import make_config
 from runs import interrupt
 
 from pointcept.engines import ablation, defaults
-from pointcept.engines.ablation import ablation_main, ablation_parser, row_config, spread
+from pointcept.engines.ablation import row_config, spread
 from pointcept.engines.defaults import load_config
 from pointcept.engines.train import DefaultTrainer
 from pointcept.models import MODELS
@@ -31,7 +31,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         cfg = make_config(tmp_path / "run", epoch=2, eval_epoch=2, **changes)
         cfg.model = {"type": "Distiller", "student": {"type": "FakeModel"}, "losses": LOSSES}
         monkeypatch.setattr(ablation, "config_from_args", lambda args: cfg)
-        ablation_main(ablation_parser().parse_args(["--config", "any.py", *words]))
+        ablation.main(ablation.argument_parser().parse_args(["--config", "any.py", *words]))
         return json.loads((tmp_path / "run_ablation" / "ablation.json").read_text())
 
     def only_student(cfg: Config) -> DefaultTrainer:

@@ -305,6 +305,10 @@ def test_weights_of_another_kind_are_refused_and_of_another_width_named(
     torch.save(state, tmp_path / "a.pth")
     load_weights(model, tmp_path / "a.pth")
     assert "a.pth: 6 entries are float64 in the file and float32 in the model" in caplog.text
+    caplog.clear()
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, tmp_path / "half.pth")
+    load_weights(model, tmp_path / "half.pth")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "that loses nothing"
     state["0.bias"] = torch.ones(4, dtype=torch.int64)
     state["1.num_batches_tracked"] = torch.tensor(1.0)
     torch.save(state, tmp_path / "b.pth")

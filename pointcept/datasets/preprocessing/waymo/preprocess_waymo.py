@@ -150,15 +150,21 @@ def convert(jobs: list[Job], num_workers: int) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 1 after damaged records or failed writing, 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def argument_parser(add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line; without ``--help`` as a parent of another parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
+    )
     parser.add_argument("--dataset_root", type=Path, required=True, help="folder with training/ validation/ testing/")
     parser.add_argument("--output_root", type=Path, required=True, help="where the splits are written")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, required=True, help="splits to convert")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes, one segment each")
     parser.add_argument("--test_frames", type=Path, help=f"the official list {TEST_LIST}, for testing")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit code: 0, 1 after damaged records or failed writing, 2 for wrong arguments."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         protos.dataset_pb2()
@@ -169,6 +175,11 @@ def main(argv: list[str] | None = None) -> int:
         logger.error("%s", error)
         return 2
     return convert(jobs, args.num_workers)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line and run; returns the exit code."""
+    return run(argument_parser().parse_args(argv))
 
 
 if __name__ == "__main__":
