@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,5 +92,6 @@ def _child(main: Callable[[Any], None], cfg: Any, world: World, patience: float,
         logging.getLogger().handlers.clear()  # those of pytest
         torch.set_num_threads(1)
         code = launch.exit_code(lambda: launch._run_under_launcher(main, cfg, world, patience))
-    finally:
-        exit_at_once(code)
+    except BaseException:
+        traceback.print_exc()
+    exit_at_once(code)

@@ -15,11 +15,13 @@ import torch
 import torch.nn.parallel.distributed
 from ranks import run_ranks
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from pointcept.engines import evaluate, lifeline, together
-from pointcept.engines.defaults import train_main
+from pointcept.engines.defaults import default_setup, train_main
 from pointcept.engines.launch import AGAIN
 from pointcept.engines.test import SemSegTester
+from pointcept.engines.train import build_trainer
 from pointcept.models import synchronize_norms
 from pointcept.models.losses import build_criteria
 from pointcept.models.modules import BatchNorm
@@ -266,6 +268,30 @@ def test_two_halves_give_the_gradients_of_the_whole(tmp_path: Path) -> None:
     for name, value in expected.items():
         if "weight" not in name or "criteria" not in name:
             torch.testing.assert_close(found[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def count_exchanges(cfg: Any) -> None:
+    """Train, and write how often gradients are exchanged."""
+    exchanges: list[int] = []
+
+    def counted(state: Any, bucket: Any) -> Any:
+        exchanges.append(bucket.index())
+        return default_hooks.allreduce_hook(state, bucket)
+
+    counted.__annotations__.clear()  # torch wants its own types, and reads strings as others
+    default_setup(cfg)
+    trainer = build_trainer(cfg)
+    trainer.model.register_comm_hook(None, counted)  # type: ignore[attr-defined, operator]
+    trainer.train()
+    if comm.is_main_process():
+        (Path(cfg.save_path) / "exchanges").write_text(f"{exchanges.count(0)} {trainer.iteration}")
+
+
+def test_gradients_are_exchanged_once_in_an_optimizer_step(tmp_path: Path) -> None:
+    cfg = fakes.make_config(tmp_path, hooks=[], gradient_accumulation_steps=4, evaluate=False, epoch=2, eval_epoch=2)
+    codes, said, _ = run_ranks(count_exchanges, cfg, tmp_path)
+    assert codes == [0, 0], said
+    assert (tmp_path / "exchanges").read_text() == "2 2"
 
 
 def test_a_norm_over_all_processes_is_one_of_its_own_for_one() -> None:
