@@ -19,8 +19,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.13",
-    packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops"],
-    package_dir={"pointops": "libs/pointops/pointops"},
+    packages=[*find_packages(include=["pointcept", "pointcept.*"]), "pointops", "pointcept_runtime"],
+    package_dir={
+        "pointops": "libs/pointops/pointops",
+        "pointcept_runtime": "libs/pointcept_runtime/pointcept_runtime",
+    },
     install_requires=[
         "torch>=2.6",
         "numpy>=1.24",
@@ -41,6 +44,8 @@ setup(
         **{f"spconv-cu{cuda}": [f"spconv-cu{cuda}>=2.3.6"] for cuda in (118, 120, 121, 124)},
         "spconv-triton": ["spconv-triton>=1.0"],
         "flash-attn": ["flash-attn>=2.5"],
+        # tools/export.py; onnxruntime for its --check
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"],
         # tools/benchmark.py --plot
         "plot": ["matplotlib>=3.7"],
         # further engines and distances of persistence diagrams
@@ -58,6 +63,9 @@ setup(
             "google-crc32c>=1.5",
             "embreex>=4.4",
             "matplotlib>=3.7",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "safetensors>=0.4",
         ],
     },
 )

@@ -48,7 +48,9 @@ def compare(scores: np.ndarray, plain: np.ndarray) -> Agreement:
     labels, rows = scores.argmax(1), np.arange(len(plain))
     same = labels == plain.argmax(1)
     close = (plain.max(1) - plain[rows, labels]) <= TIE * largest
-    return Agreement(len(plain), int(same.sum()), int((~same & close).sum()), float(np.abs(scores - plain).max()) / largest)
+    return Agreement(
+        len(plain), int(same.sum()), int((~same & close).sum()), float(np.abs(scores - plain).max()) / largest
+    )
 
 
 def plain_scores(model: nn.Module, grid: np.ndarray, feat: np.ndarray) -> np.ndarray:

@@ -16,10 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pointcept_runtime import ExportError, ScanError, load, read_card
-from pointcept_runtime.card import CARD
-from pointcept_runtime.scans import find_scans, read_scan
-from pointcept_runtime.voxels import voxelize
 from torch import nn
 
 from pointcept.engines.defaults import load_config
@@ -37,6 +33,10 @@ from pointcept.utils.config import Config, parse_options
 from pointcept.utils.device import get_device
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.logging import setup_logging
+from pointcept_runtime import ExportError, ScanError, load, read_card
+from pointcept_runtime.card import CARD
+from pointcept_runtime.scans import find_scans, read_scan
+from pointcept_runtime.voxels import voxelize
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 ``points_<capacity>.pt2`` takes points (capacity, 4) float32 x, y, z [m], strength and count (1,) int64, and returns
 labels (capacity,) int64 and report (R,) int64. ``voxels_<capacity>.pt2`` takes grid (capacity, 3) int64, feat
-(capacity, C) float32 and count, and returns logits (capacity, K) float32 and the report. The report holds, in order, the
+(capacity, C) float32 and count, and returns logits (capacity, K) float32 and the report. The report holds in turn the
 voxels of each level, the numbers of :data:`REPORT`, and the capacity of each level: a scan fits where no level has more
 voxels than its capacity, and nothing else of the result is valid where it does not.
 """
@@ -167,6 +167,8 @@ def _compile(program: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: 
             torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
     except Exception as error:  # compilers fail in ways of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"{path.name} cannot be compiled (is there a C++ compiler, g++?): {lines[0][:300]}") from error
+        raise ConfigError(
+            f"{path.name} cannot be compiled (is there a C++ compiler, g++?): {lines[0][:300]}"
+        ) from error
     logger.info("%s: compiled in %.0f s, %.1f MB", path.name, time.perf_counter() - start, path.stat().st_size / 1e6)
     return path.name

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pointcept_runtime.card import FORMAT, RAW_TYPES, VERSION
 from torch import nn
 
 from pointcept import __version__
@@ -25,8 +24,14 @@ from pointcept.utils.checkpoint import read_checkpoint, weight_forms
 from pointcept.utils.env import git_state
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.files import read_json
+from pointcept_runtime.card import FORMAT, RAW_TYPES, VERSION
 
-FEATURES = {(0, 1, 2, 3): ["coord", "strength"], (0, 1, 2): ["coord"], (3,): ["strength"], (3, 0, 1, 2): ["strength", "coord"]}  # fmt: skip
+FEATURES = {
+    (0, 1, 2, 3): ["coord", "strength"],
+    (0, 1, 2): ["coord"],
+    (3,): ["strength"],
+    (3, 0, 1, 2): ["strength", "coord"],
+}
 _PROBE = 4 * 3 * 5 * 7 * 11 * 13  # numbers in a file that is read to see how many a point has
 _REPORTED = ("kind", "num_scans", "num_points", "num_classes_present")
 

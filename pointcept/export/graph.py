@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from pointcept_runtime.tables import Table
 from torch import Tensor
 
 from pointcept.engines.deploy.folding import Affine
+from pointcept_runtime.tables import Table
 
 GATHERED = 1200
 """Numbers per row that a convolution gathers at once: more are summed over several products, to bound the memory."""

@@ -1,14 +1,14 @@
-"""The index tables of a scan in arrays of fixed capacity: no value reaches the host, so that a program can hold it all."""
+"""The index tables of a scan in arrays of fixed capacity: no value reaches the host, so a program can hold it all."""
 
 from __future__ import annotations
 
 import torch
-from pointcept_runtime.tables import parse_table
 from torch import Tensor
 
 from pointcept.export.graph import Graph
 from pointcept.export.torch_program import VALID
 from pointcept.structures.octree_plan import PaddedLevel, Survey, build_levels, level_shifts, survey
+from pointcept_runtime.tables import parse_table
 
 ROOM = (0.85, 0.65, 0.45, 0.3, 0.18, 0.12)
 """Rows of a level for each point, by its octree levels above the finest, with room for denser scans: real ones of
@@ -58,12 +58,13 @@ class PaddedOctree:
             if table.kind == "neighbours":
                 found[name] = level.neighbours(table.size).t().contiguous()
             elif table.kind == "slot":
-                found[name] = level.octree.inverse[self.orders.index(table.order)]
+                slot = level.octree.inverse[self.orders.index(table.order)]
+                found[name] = slot.clamp(max=self.capacities[table.level] - 1)
             elif table.kind == "rows":
                 rows, valid = self._patches(table.level, table.order, table.size)
                 found[name], found[f"{VALID}.{table.level}.{table.size}"] = rows, valid
             elif table.kind == "parent":
-                found[name] = self.levels[table.level + 1].octree.parent
+                found[name] = self._parent(table.level)
             else:
                 place, cells = self._places(table.level)
                 found[name] = place if table.kind == "place" else self._children(table.level, place, cells)
@@ -73,6 +74,10 @@ class PaddedOctree:
         row = torch.arange(self.capacities[level], device=self.source.device)
         return row < self.levels[level].count
 
+    def _parent(self, level: int) -> Tensor:
+        """Where a scan has no room, rows beyond it are asked for: any other will do, since nothing of it is valid."""
+        return self.levels[level + 1].octree.parent.clamp(max=self.capacities[level + 1] - 1)
+
     def _patches(self, level: int, order: str, size: int) -> tuple[Tensor, Tensor]:
         """Rows in each slot, and which slots of a scan's only patch hold one; all of them where there are more."""
         capacity, n = self.capacities[level], self.levels[level].count.long()
@@ -81,14 +86,15 @@ class PaddedOctree:
         completed = torch.where((position >= n) & (n > length), position - length, position)
         # Slots beyond the scan read its last row: padding may hold NaN, which no mask would keep out.
         place = torch.minimum(completed.clamp(min=0), n - 1)
-        rows = self.levels[level].octree.permutation[self.orders.index(order)].index_select(0, place)
+        along = self.levels[level].octree.permutation[self.orders.index(order)]
+        rows = along.index_select(0, place).clamp(max=capacity - 1)
         return rows.view(-1, length), torch.arange(length, device=n.device) < n
 
     def _places(self, level: int) -> tuple[Tensor, int]:
         """parent · cells + the place in it of every row, 0 for padding."""
         fine, coarse = self.levels[level], self.levels[level + 1]
         cells = 1 << 3 * (coarse.shift - fine.shift)
-        place = coarse.octree.parent * cells + (fine.octree.keys & (cells - 1)).int()
+        place = self._parent(level) * cells + (fine.octree.keys & (cells - 1)).int()
         return torch.where(self._real(level), place, 0), cells
 
     def _children(self, level: int, place: Tensor, cells: int) -> Tensor:
@@ -98,5 +104,3 @@ class PaddedOctree:
         target = torch.where(self._real(level), place, slots).long().clamp(max=slots)
         children = row.new_full((slots + 1,), capacity).scatter(0, target, row)
         return children[:slots].view(-1, cells)
-
-

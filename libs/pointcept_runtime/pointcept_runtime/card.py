@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import stat
 from collections.abc import Callable, Mapping
@@ -197,7 +196,8 @@ def _is_integer(value: Any, low: int, high: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # by comparison: an integer may be too large for a float
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _is_numbers(value: Any, count: int) -> bool:
@@ -211,7 +211,7 @@ def _is_list(value: Any, low: int, high: int) -> bool:
 def _check(folder: Path, content: Any) -> Card:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _Wrong(f"this is no card of an exported student: 'format' must be {FORMAT!r}")
-    if content.get("version") != VERSION:
+    if type(content.get("version")) is not int or content["version"] != VERSION:
         raise _Wrong(f"version {_short(content.get('version'))}, this program reads version {VERSION}")
     _object(content, "", _KEYS[""])
     names, colors, raw = _classes(content["classes"])

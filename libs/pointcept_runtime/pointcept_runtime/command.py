@@ -21,9 +21,7 @@ logger = logging.getLogger("pointcept_runtime")
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line of ``pointcept-runtime``."""
-    parser = argparse.ArgumentParser(
-        prog="pointcept-runtime", description="Label scans with an exported student."
-    )
+    parser = argparse.ArgumentParser(prog="pointcept-runtime", description="Label scans with an exported student.")
     parser.add_argument("folder", type=Path, help="what `pointcept export` wrote")
     parser.add_argument("--scan", type=Path, help="a scan, or a folder of them; without it the folder is only verified")
     parser.add_argument("--out", type=Path, help="for a scan: FILE.npy (int16 classes) or the benchmark's own format")
