@@ -78,6 +78,10 @@ class PointProgram(nn.Module):
         voxels, features: of the card.
     """
 
+    size: Tensor
+    box: Tensor | None
+    columns: Tensor
+
     def __init__(
         self, graph: Graph, capacities: tuple[int, ...], voxels: Mapping[str, Any], features: Mapping[str, Any]
     ) -> None:

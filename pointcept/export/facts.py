@@ -109,7 +109,8 @@ def _scan_files(cfg: Any, classes: int) -> tuple[dict[str, Any], Sequence[int | 
     """How scan files are read and label files are written, as the data set itself does it."""
     reader = _reader(cfg)
     columns, divisor = _columns(reader)
-    labels, raw = None, [None] * classes
+    labels: dict[str, Any] | None = None
+    raw: list[int | None] = [None] * classes
     suffix = getattr(reader, "PREDICTION_SUFFIX", None)
     if suffix is not None and len(reader.names) == classes:
         values = reader.encode_prediction(np.arange(classes))

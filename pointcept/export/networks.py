@@ -29,7 +29,8 @@ def describe(model: nn.Module) -> Graph:
     if type(model) not in kinds or type(backbone) not in (PointTransformerV3, SpUNet):
         got = f" with {type(backbone).__name__}" if backbone is not None else ""
         raise ConfigError(f"export takes {SUPPORTED}; got {type(model).__name__}{got}")
-    graph = Graph(backbone.in_channels, int(model.num_classes), backbone.orders, backbone.strides)
+    assert isinstance(model, (DefaultSegmentor, DefaultSegmentorV2))
+    graph = Graph(backbone.in_channels, model.num_classes, backbone.orders, backbone.strides)
     build = GraphBuilder(graph)
     x = _ptv3(build, backbone) if isinstance(backbone, PointTransformerV3) else _spunet(build, backbone)
     head = getattr(model, "seg_head", None)

@@ -104,8 +104,8 @@ def test_points_to_labels_and_what_the_report_says(make: Callable[..., Any]) -> 
 
     _, model, graph = make("ptv3")
     clip = [-9.0, -9.0, -1.0, 9.0, 9.0, 2.5]
-    engine = InferenceEngine(model, "float32", Preprocessing(0.1, clip=clip, strength_range=(0.0, 1.0)))
-    card = {"voxels": {"grid_size": [0.1] * 3, "clip": clip}}
+    engine = InferenceEngine(model, "float32", Preprocessing(0.3, clip=clip, strength_range=(0.0, 1.0)))
+    card = {"voxels": {"grid_size": [0.3] * 3, "clip": clip}}
     features = {"keys": ["coord", "strength"], "strength_range": [0.0, 1.0]}
     rows = level_capacities(1200, graph.strides)
     program = PointProgram(graph, rows, card["voxels"], features)
@@ -122,6 +122,7 @@ def test_points_to_labels_and_what_the_report_says(make: Callable[..., Any]) -> 
         assert labels.tolist() == engine.predict(street(size)).tolist()
         assert report[levels : levels + 2] == [0, 0]
         assert report[levels + 3 :] == [0, *rows]
+        assert all(n <= room for n, room in zip(report, rows, strict=False)), "the scan fits"
     spoiled = street(1000)
     spoiled[3, 0], spoiled[[5, 8], 3] = np.nan, 7.0
     _, report = run(spoiled)
