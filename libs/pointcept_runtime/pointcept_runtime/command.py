@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from pointcept_runtime.card import read_card
+from pointcept_runtime.card import Card, read_card
 from pointcept_runtime.errors import ExportError, ScanError
+from pointcept_runtime.measure import measure
 from pointcept_runtime.scans import check_suffix, find_scans, output_paths, read_scan, write_labels
 from pointcept_runtime.student import PROVIDERS, load
 
@@ -28,6 +29,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--suffix", default=".npy", help="for a folder of scans: format of the labels, .npy by default")
     parser.add_argument("--device", choices=sorted(PROVIDERS), default="cpu")
     parser.add_argument("--threads", type=int, help="of a product on the CPU; by default as many as there are cores")
+    parser.add_argument(
+        "--repeat", type=int, help="only measure: label the scans so many times"
+    )
+    parser.add_argument("--parallel", type=int, default=1, help="with --repeat: threads that share the scans")
     return parser
 
 
@@ -42,6 +47,9 @@ def main(args: argparse.Namespace) -> None:
     card.verify()
     logger.info("%s: %d files as the card says, %d classes", args.folder, len(card.files), len(card.names))
     if args.scan is None:
+        return
+    if args.repeat is not None:
+        _measure(args, card)
         return
     if args.out is None:
         raise ScanError("--out is missing: where do the labels go?")
@@ -59,6 +67,14 @@ def main(args: argparse.Namespace) -> None:
         write_labels(target, labels, card)
         seconds = time.perf_counter() - start
         logger.info("[%d/%d] %d points in %.2f s: %s", number, len(scans), len(labels), seconds, target)
+
+
+def _measure(args: argparse.Namespace, card: Card) -> None:
+    if min(args.repeat, args.parallel) < 1:
+        raise ScanError(f"--repeat {args.repeat} --parallel {args.parallel}: expected at least 1")
+    scans = [read_scan(path, card) for path in find_scans(args.scan)[: args.repeat]]
+    for line in measure(load(args.folder, args.device, args.threads), scans, args.repeat, args.parallel):
+        logger.info("%s", line)
 
 
 def run() -> None:

@@ -139,6 +139,15 @@ def test_two_threads_and_twenty_scans_in_a_row(exported: Exported) -> None:
     assert found == {(number, i): labels for number in range(2) for i, labels in enumerate(expected)}
 
 
+def test_how_long_it_takes_and_what_memory(exported: Exported) -> None:
+    done = without_torch(exported.folder, "--scan", exported.scan, "--repeat", 8, "--parallel", 2, "--threads", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8 scans of 3000 to 3000 points, 2 at a time: median" in done.stdout
+    assert "memory: " in done.stdout
+    done = without_torch(exported.folder, "--scan", exported.scan, "--repeat", 0)
+    assert (done.returncode, done.stderr) == (2, "error: --repeat 0 --parallel 1: expected at least 1\n")
+
+
 def test_scans_without_a_point_and_with_one(exported: Exported) -> None:
     student = load(exported.folder)
     with pytest.raises(ScanError, match="N > 0"):
