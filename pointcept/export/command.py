@@ -16,13 +16,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pointcept.engines.defaults import load_config
 from pointcept.engines.preflight import check_prediction
 from pointcept.engines.restore import config_of
-from pointcept.export.agreement import compare, plain_scores
-from pointcept.export.compiled import CAPACITIES, compile_programs
+from pointcept.export.agreement import Agreement, compare, compare_labels, plain_scores
+from pointcept.export.compiled import CAPACITIES, compile_programs, label_points, load_programs
 from pointcept.export.facts import card_of, card_text
 from pointcept.export.networks import describe
 from pointcept.export.onnx_program import ATTENTION, OPSET, onnx_program
@@ -159,7 +160,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def check(model: nn.Module, folder: Path, scan: Path) -> None:
-    """Compare the labels of the ONNX program with those of the plain network.
+    """Compare the labels of every program with those of the plain network.
 
     Args:
         model: the plain network, on the device.
@@ -170,12 +171,23 @@ def check(model: nn.Module, folder: Path, scan: Path) -> None:
         DataError: a scan cannot be labelled, or labels that are no near ties differ.
     """
     try:
-        student = load(folder)
+        card = read_card(folder)
+        student = load(folder) if "onnx" in card.programs else None
+        compiled = load_programs(folder, card.programs["pt2"]) if "pt2" in card.programs else None
         for path in find_scans(scan):
-            voxels = voxelize(read_scan(path, student.card), student.card)
-            found = compare(student.logits(voxels.grid, voxels.feat), plain_scores(model, voxels.grid, voxels.feat))
-            if not found.holds:
-                raise DataError(f"{path}: {found}")
-            logger.info("%s: %s", path, found)
+            points = read_scan(path, card)
+            voxels = voxelize(points, card)
+            plain = plain_scores(model, voxels.grid, voxels.feat)
+            if student is not None:
+                _demand(compare(student.logits(voxels.grid, voxels.feat), plain), f"{path}, {ONNX}")
+            if compiled is not None:
+                labels = label_points(compiled, points.astype(np.float32))
+                _demand(compare_labels(labels, plain[voxels.inverse]), f"{path}, .pt2")
     except (ExportError, ScanError) as error:
         raise DataError(str(error)) from None
+
+
+def _demand(found: Agreement, what: str) -> None:
+    if not found.holds:
+        raise DataError(f"{what}: {found}")
+    logger.info("%s: %s", what, found)

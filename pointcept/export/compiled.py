@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from pointcept.export.padded_tables import PaddedOctree, level_capacities
 from pointcept.export.torch_program import TableNetwork
 from pointcept.utils.checks import check_integers
 from pointcept.utils.device import get_device
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -176,3 +177,58 @@ def _compile(program: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: 
         ) from error
     logger.info("%s: compiled in %.0f s, %.1f MB", path.name, time.perf_counter() - start, path.stat().st_size / 1e6)
     return path.name
+
+
+Program = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""What ``points_<capacity>.pt2`` is when it is loaded: points and count -> labels and report."""
+
+
+def load_programs(folder: Path, entry: Mapping[str, Any]) -> list[tuple[int, Program]]:
+    """The programs from points to labels, with their capacities, the smallest first.
+
+    Args:
+        folder: what ``export`` wrote; its files have been verified.
+        entry: ``programs.pt2`` of its card.
+    """
+    points = [rooms[0] for rooms in entry["capacities"]]
+    return [(n, torch._inductor.aoti_load_package(str(folder / f"points_{n}.pt2"))) for n in points]
+
+
+def label_points(programs: Sequence[tuple[int, Program]], points: np.ndarray) -> np.ndarray:
+    """Label a scan with the first program that has room for it.
+
+    Args:
+        programs: of :func:`load_programs`.
+        points: (N, 4) float32 x, y, z [m], strength.
+
+    Returns:
+        (N,) int64 classes.
+
+    Raises:
+        DataError: the scan fits into none of the programs, or its points or scores are not what they must be.
+    """
+    where = get_device()
+    for capacity, program in programs:
+        if len(points) > capacity:
+            continue
+        padded = torch.zeros(capacity, 4)
+        padded[: len(points)] = torch.from_numpy(points)
+        labels, report = program(padded.to(where), torch.tensor([len(points)]).to(where))
+        numbers = report.tolist()
+        levels = (len(numbers) - len(REPORT)) // 2
+        bad, strengths, extent, scores = numbers[levels : levels + len(REPORT)]
+        if bad or strengths:
+            raise DataError(f"{bad} points are not finite, {strengths} have a strength outside the range of training")
+        if extent > MAX_VOXELS:
+            raise DataError(
+                f"the points span {extent} voxels, at most {MAX_VOXELS} are allowed: leave out far outliers"
+            )
+        if any(n > room for n, room in zip(numbers[:levels], numbers[-levels:], strict=True)):
+            continue
+        if scores:
+            raise DataError(f"the scores of {scores} voxels are not finite")
+        return labels[: len(points)].cpu().numpy()
+    raise DataError(
+        f"{len(points)} points fit into none of the programs, for {', '.join(str(n) for n, _ in programs)} points: "
+        "export a larger one with --capacities"
+    )

@@ -29,9 +29,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--suffix", default=".npy", help="for a folder of scans: format of the labels, .npy by default")
     parser.add_argument("--device", choices=sorted(PROVIDERS), default="cpu")
     parser.add_argument("--threads", type=int, help="of a product on the CPU; by default as many as there are cores")
-    parser.add_argument(
-        "--repeat", type=int, help="only measure: label the scans so many times"
-    )
+    parser.add_argument("--repeat", type=int, help="only measure: label the scans so many times")
     parser.add_argument("--parallel", type=int, default=1, help="with --repeat: threads that share the scans")
     return parser
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from pointcept.export.agreement import TIE, compare, plain_scores
-from pointcept.export.compiled import REPORT, PointProgram, VoxelProgram
+from pointcept.engines.deploy.preprocessing import Preprocessing
+from pointcept.export.agreement import TIE, compare, compare_labels, plain_scores
+from pointcept.export.compiled import REPORT, PointProgram, VoxelProgram, label_points
 from pointcept.export.graph import Graph, cells_per_product
 from pointcept.export.networks import describe
 from pointcept.export.onnx_program import OPSET, onnx_program
 from pointcept.export.padded_tables import level_capacities
 from pointcept.export.torch_program import TableNetwork
-from pointcept.utils.errors import ConfigError
+from pointcept.utils.errors import ConfigError, DataError
 from pointcept_runtime.tables import Octree
 
 from .conftest import grid_of, street
@@ -98,42 +99,43 @@ def test_programs_of_fixed_capacity(make: Callable[..., Any], name: str) -> None
         assert report.tolist() == [*levels, *[0] * len(REPORT), *rows]
 
 
-def test_points_to_labels_and_what_the_report_says(make: Callable[..., Any]) -> None:
-    from pointcept.engines.deploy import InferenceEngine
-    from pointcept.engines.deploy.preprocessing import Preprocessing
+CLIP = [-9.0, -9.0, -1.0, 9.0, 9.0, 2.5]
+FEATURES = {"keys": ["coord", "strength"], "strength_range": [0.0, 1.0]}
 
+
+def point_programs(graph: Graph, clip: list[float] | None) -> list[tuple[int, PointProgram]]:
+    voxels = {"grid_size": [0.3] * 3, "clip": clip}
+    return [(n, PointProgram(graph, level_capacities(n, graph.strides), voxels, FEATURES)) for n in (1200, 4000)]
+
+
+@pytest.mark.parametrize("clip", [CLIP, None])
+def test_points_to_labels(make: Callable[..., Any], clip: list[float] | None) -> None:
     _, model, graph = make("ptv3")
-    clip = [-9.0, -9.0, -1.0, 9.0, 9.0, 2.5]
-    engine = InferenceEngine(model, "float32", Preprocessing(0.3, clip=clip, strength_range=(0.0, 1.0)))
-    card = {"voxels": {"grid_size": [0.3] * 3, "clip": clip}}
-    features = {"keys": ["coord", "strength"], "strength_range": [0.0, 1.0]}
-    rows = level_capacities(1200, graph.strides)
-    program = PointProgram(graph, rows, card["voxels"], features)
+    preprocessing = Preprocessing(0.3, clip=clip, strength_range=(0.0, 1.0))
+    programs = point_programs(graph, clip)
+    for points in (street(1), street(40), street(1000), street(1000) * np.float32([20, 20, 1, 1]), street(3000)):
+        voxels = preprocessing(torch.from_numpy(points))
+        plain = plain_scores(model, voxels.grid_coord.numpy(), voxels.feat.numpy())[voxels.inverse.numpy()]
+        found = compare_labels(label_points(programs, points), plain)
+        assert found.holds, str(found)
 
-    def run(points: np.ndarray) -> tuple[torch.Tensor, list[int]]:
-        padded = np.full((1200, 4), np.nan, np.float32)
-        padded[: len(points)] = points
-        labels, report = program(torch.from_numpy(padded), torch.tensor([len(points)]))
-        return labels[: len(points)], report.tolist()
 
-    levels = len(rows)
-    for size in (1, 40, 1000):
-        labels, report = run(street(size))
-        assert labels.tolist() == engine.predict(street(size)).tolist()
-        assert report[levels : levels + 2] == [0, 0]
-        assert report[levels + 3 :] == [0, *rows]
-        assert all(n <= room for n, room in zip(report, rows, strict=False)), "the scan fits"
+def test_scans_that_fit_into_no_program(make: Callable[..., Any]) -> None:
+    _, _, graph = make("ptv3")
+    programs = point_programs(graph, None)
+    wide = street(1000) * np.float32([20, 20, 1, 1])  # hardly two points in a voxel, at all levels
+    with pytest.raises(DataError, match="1000 points fit into none of the programs, for 1200 points"):
+        label_points(programs[:1], wide)
+    with pytest.raises(DataError, match="5000 points fit into none of the programs, for 1200, 4000 points"):
+        label_points(programs, street(5000))
     spoiled = street(1000)
     spoiled[3, 0], spoiled[[5, 8], 3] = np.nan, 7.0
-    _, report = run(spoiled)
-    assert report[levels : levels + 2] == [1, 2]
-    far = street(1200)
-    far[:, :2] *= 60  # hardly two points in a voxel
-    program.box = None
-    _, report = run(far)
-    assert report[0] > rows[0], "more voxels than there is room for"
-    far[0, 0] = 1e6
-    assert run(far)[1][levels + 2] > 65535
+    with pytest.raises(DataError, match="1 points are not finite, 2 have a strength"):
+        label_points(programs, spoiled)
+    spoiled = street(1000)
+    spoiled[0, 0] = 1e6
+    with pytest.raises(DataError, match="span .* voxels, at most 65535"):
+        label_points(programs, spoiled)
 
 
 def test_a_program_of_fixed_capacity_can_be_exported(make: Callable[..., Any]) -> None:
