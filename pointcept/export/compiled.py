@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from pointcept.export.graph import Graph
 from pointcept.export.padded_tables import PaddedOctree, level_capacities
 from pointcept.export.torch_program import TableNetwork
+from pointcept.ops.api import ORDERS
+from pointcept.ops.padded import octree_keys
 from pointcept.utils.checks import check_integers
 from pointcept.utils.device import get_device
 from pointcept.utils.errors import ConfigError, DataError
@@ -163,12 +165,20 @@ def compile_programs(graph: Graph, card: Mapping[str, Any], folder: Path, capaci
     return {"files": names, "device": where.type, "input": ["points", "voxels"], "capacities": rooms, "torch": version}
 
 
+def traced(program: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The program as ``torch.export`` sees it; what is cached on first use is made before, or stand-ins would be."""
+    rows = torch.zeros(1, 3, dtype=torch.int64, device=inputs[0].device)
+    octree_keys(rows, rows.new_ones(1).int(), rows.new_zeros(1), ORDERS)
+    with torch.no_grad():
+        return torch.export.export(program, inputs)
+
+
 def _compile(program: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: torch.device) -> str:
     start = time.perf_counter()
     program = program.eval().to(where)
     try:
+        exported = traced(program, tuple(tensor.to(where) for tensor in inputs))
         with torch.no_grad():
-            exported = torch.export.export(program, tuple(tensor.to(where) for tensor in inputs))
             torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
     except Exception as error:  # compilers fail in ways of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]

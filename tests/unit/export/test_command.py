@@ -193,5 +193,5 @@ def test_labels_that_differ_are_refused(
         command.check(exported.model, exported.folder, exported.scan)
     assert "labels equal, 0 others near ties" in caplog.text
     monkeypatch.setattr(command, "plain_scores", lambda *arguments: real(*arguments)[:, ::-1])
-    with pytest.raises(DataError, match=r"scan\.bin: .* labels equal"):
+    with pytest.raises(DataError, match=r"scan\.bin, model\.onnx: .* labels equal"):
         command.check(exported.model, exported.folder, exported.scan)
