@@ -26,8 +26,13 @@ setup(
         # configs/ lies beside the package here and in it where it is installed, see pointcept/utils/config_files.py
         *sorted({".".join(("pointcept", *path.parent.parts)) for path in CONFIGS} | {"pointcept.configs"}),
         "pointops",
+        "pointcept_runtime",
     ],
-    package_dir={"pointops": "libs/pointops/pointops", "pointcept.configs": "configs"},
+    package_dir={
+        "pointops": "libs/pointops/pointops",
+        "pointcept_runtime": "libs/pointcept_runtime/pointcept_runtime",
+        "pointcept.configs": "configs",
+    },
     package_data={
         "pointcept.assets": ["*.pth", "*.md"],
         "pointcept.reports": ["web/*"],
@@ -58,6 +63,8 @@ setup(
         **{f"spconv-cu{cuda}": [f"spconv-cu{cuda}>=2.3.6"] for cuda in (118, 120, 121, 124)},
         "spconv-triton": ["spconv-triton>=1.0"],
         "flash-attn": ["flash-attn>=2.5"],
+        # tools/export.py; onnxruntime for its --check
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"],
         # tools/benchmark.py --plot
         "plot": ["matplotlib>=3.7"],
         # scalars for Weights & Biases, see docs/reports.md
@@ -92,6 +99,9 @@ setup(
             "mcap>=1.6",
             "mcap-ros2-support>=0.5",
             "plyfile>=1.0",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "safetensors>=0.4",
         ],
     },
 )

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("pointcept.reports.compare_command", "put the results of runs side by side"),
     "ablation": Command("pointcept.engines.ablation", "train with and without each loss of a distillation"),
     "study": Command("pointcept.engines.study.command", "cross-validate recipes over scenes and seeds"),
+    "export": Command("pointcept.export.command", "write a student that runs outside this repository"),
     "benchmark": Command("pointcept.engines.benchmark.command", "measure networks: FLOPs, time, memory"),
     "benchmark-data": Command("pointcept.cli.benchmark_data", "measure reading, transforms and collation"),
     "simulate": Command("pointcept.datasets.simulator.cli", "simulate a street data set with labels"),
