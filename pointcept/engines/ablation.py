@@ -47,7 +47,10 @@ TABLE_7 = ("kld", "topo", "grad", "full")
 FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
-PLACE = ("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend")
+PLACE = (
+    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "dist_timeout"),
+    *("save_path", "num_worker", "backend"),
+)
 
 
 def ablation_parser() -> argparse.ArgumentParser:

@@ -45,7 +45,6 @@ def told_and_resumed(
     recipe: str,
     moment: Moment,
     at_least: int | None = None,
-    codes: tuple[int, ...] = FAILED,
 ) -> Step:
     """Something happens to the run's processes; it ends well, or says so in one line, has saved, and goes on."""
 
@@ -54,7 +53,7 @@ def told_and_resumed(
         stage.interrupted(moment, act)
         if stage.ending.code == OK:
             return
-        refused(*words, codes=codes)(stage)
+        refused(*words, codes=FAILED)(stage)
         if at_least is not None:
             saved_at(at_least)(stage)
         stage.resume()
@@ -484,15 +483,20 @@ def rehearsal(*options: str, of: str = "") -> Step:
 fault("E", "a rehearsal", rehearsal(), ended(OK), said("the whole training would take"))
 fault("E", "a rehearsal in the folder of a run", rehearsal(of="half"), refused("run"), kept)
 fault("E", "a rehearsal of a run that goes on", rehearsal("resume=True", of="half"), ended(OK), kept)
+
+
+def interrupted_test(stage: Stage) -> None:
+    """Ctrl-C in the test at the end of a training, which is gone on with."""
+    stage.interrupted(Moment("read", 4, "/08/velodyne/000001"), send(signal.SIGINT))
+    ended(INTERRUPTED)(stage)
+    said("interrupted")(stage)
+    stage.resume()
+
+
 fault(
     "E",
     "the precise test is interrupted",
-    told_and_resumed(
-        act=send(signal.SIGINT),
-        recipe="student",
-        moment=Moment("read", 4, "/08/velodyne/000001"),
-        codes=(INTERRUPTED,),
-    ),
+    interrupted_test,
     equals_whole,
 )
 fault(
