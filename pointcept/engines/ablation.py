@@ -50,11 +50,9 @@ FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
 PLACE = (
-    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend"),
-    *("log_details", "enable_wandb", "wandb_project", "wandb_key", "imports", "dist_timeout"),
+    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "dist_timeout"),
+    *("save_path", "num_worker", "backend"),
 )
-TELLING = ("ReportWriter", "WandbWriter")
-"""Hooks that tell of a run and decide nothing in it."""
 
 
 def argument_parser() -> argparse.ArgumentParser:

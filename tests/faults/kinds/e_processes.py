@@ -28,6 +28,144 @@ from tests.faults.world import EPOCH_STEPS, STEPS
 
 SOON = 20.0
 """Seconds in which the other processes end when one has died."""
+WATCH = 90.0
+"""Seconds in which a run says that it waits for something."""
+
+
+def told_and_resumed(
+    *words: str,
+    act: Act,
+    recipe: str,
+    moment: Moment,
+    at_least: int | None = None,
+) -> Step:
+    """Something happens to the run's processes; it ends well, or says so in one line, has saved, and goes on."""
+
+    def inject(stage: Stage) -> None:
+        stage.use(recipe)
+        stage.interrupted(moment, act)
+        if stage.ending.code == OK:
+            return
+        refused(*words, codes=FAILED)(stage)
+        if at_least is not None:
+            saved_at(at_least)(stage)
+        stage.resume()
+
+    return inject
+
+
+# --- loading processes ---
+
+for _name in ("SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT", "SIGBUS"):
+    for _step in (1, EPOCH_STEPS + 2) if _name in ("SIGKILL", "SIGSEGV") else (EPOCH_STEPS + 2,):
+        fault(
+            "E",
+            f"a loading process gets {_name} in step {_step}",
+            told_and_resumed(
+                "loading|worker",
+                act=send_workers(getattr(signal, _name)),
+                recipe="workers",
+                moment=Moment("step", _step),
+                at_least=_step,
+            ),
+            equals_whole_numbers,
+        )
+fault(
+    "E",
+    "all loading processes get SIGKILL in an evaluation",
+    told_and_resumed(
+        "loading|worker",
+        act=send_workers(signal.SIGKILL, first=False),
+        recipe="workers",
+        moment=Moment("write", 1, "model_last"),
+        at_least=None,
+    ),
+    equals_whole_numbers,
+)
+
+
+def kill_server(running: Running, pid: int) -> None:
+    """The process that loading processes are forked from."""
+    running.send(signal.SIGKILL, running.family("multiprocessing.forkserver")[0])
+
+
+fault(
+    "E",
+    "the server of the loading processes gets SIGKILL",
+    told_and_resumed("loading|worker", act=kill_server, recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)),
+    equals_whole_numbers,
+)
+
+
+def stopped_worker(stage: Stage) -> None:
+    """Loading processes stand still, as on a file server that does not answer; the run says so, and goes on later."""
+    stage.use("workers")
+    running = stage.start(
+        "train", *stage.command(), moment=Moment("step", 2), then=send_workers(signal.SIGSTOP, first=False)
+    )
+    _wakes_after_word(stage, running, running.workers)
+
+
+def _wakes_after_word(stage: Stage, running: Running, who) -> None:
+    """Wait for the word of a watchdog while some processes stand still, let them go on, and wait for the end."""
+    heard: list[bool] = []
+
+    def watch() -> None:
+        words = ("waiting", "stands still", "no batch")
+        heard.append(linux.wait_for(lambda: any(word in running.text().lower() for word in words), WATCH))
+        for pid in who():
+            running.send(signal.SIGCONT, pid)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    stage.end(running, WATCH + 60)
+    watcher.join()
+    if not all(heard):
+        raise Broken("hung", f"not a word within {WATCH:.0f} s: {stage.ending.said[-300:]}")
+
+
+fault("E", "loading processes are stopped, then go on", stopped_worker, equals_whole_numbers)
+for _name in ("SIGHUP", "SIGQUIT", "SIGUSR1"):
+    fault(
+        "E",
+        f"{_name} to a run and its loading processes",
+        told_and_resumed(
+            act=send(getattr(signal, _name), group=True), recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)
+        ),
+        equals_whole,
+    )
+
+
+def few_files(limit: int, recipe: str) -> Step:
+    def inject(stage: Stage) -> None:
+        stage.use(recipe)
+        stage.train(limits={resource.RLIMIT_NOFILE: limit})
+        if stage.ending.code != OK:
+            refused("file|descriptor|ulimit", codes=FAILED)(stage)
+            stage.resume()
+
+    return inject
+
+
+for _limit in (16, 32, 48, 64):
+    fault("E", f"ulimit -n {_limit} with loading processes", few_files(_limit, "workers"), equals_whole_numbers)
+
+
+def small_shared_memory(size: str) -> Step:
+    def inject(stage: Stage) -> None:
+        stage.use("workers")
+        linux.mount_memory(Path("/dev/shm"), f"size={size}")
+        stage.train()
+        if stage.ending.code != OK:
+            refused("/dev/shm", codes=FAILED)(stage)
+            linux.remount(Path("/dev/shm"), "size=64m")
+            stage.resume()
+
+    return inject
+
+
+for _size in ("4k", "16k", "64k"):
+    fault("E", f"/dev/shm of {_size}", small_shared_memory(_size), equals_whole_numbers, mounts=True)
 
 
 # --- two runs and one folder ---
@@ -338,15 +476,20 @@ def rehearsal(*options: str, of: str = "") -> Step:
 fault("E", "a rehearsal", rehearsal(), ended(OK), said("the whole training would take"))
 fault("E", "a rehearsal in the folder of a run", rehearsal(of="half"), refused("run"), kept)
 fault("E", "a rehearsal of a run that goes on", rehearsal("resume=True", of="half"), ended(OK), kept)
+
+
+def interrupted_test(stage: Stage) -> None:
+    """Ctrl-C in the test at the end of a training, which is gone on with."""
+    stage.interrupted(Moment("read", 4, "/08/velodyne/000001"), send(signal.SIGINT))
+    ended(INTERRUPTED)(stage)
+    said("interrupted")(stage)
+    stage.resume()
+
+
 fault(
     "E",
     "the precise test is interrupted",
-    told_and_resumed(
-        act=send(signal.SIGINT),
-        recipe="student",
-        moment=Moment("read", 4, "/08/velodyne/000001"),
-        codes=(INTERRUPTED,),
-    ),
+    interrupted_test,
     equals_whole,
 )
 fault(
