@@ -19,6 +19,7 @@ from pointcept.utils.faults import machine_fault
 logger = logging.getLogger(__name__)
 
 MOST_JSON = 2**28  # bytes
+GROWN = 2**20  # bytes that are read at a time of a file that is longer than it said
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LONGEST_NAME = 200  # bytes of a file's name that its temporary one repeats; file systems end at 255
 
@@ -112,7 +113,10 @@ def read_regular(path: str | Path, most: int) -> bytes:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "is a pipe, a device or a socket, expected a file", str(path))
     with open(path, "rb") as file:
-        data = file.read(most + 1)
+        # Not read(most + 1): Python asks for that much memory first.
+        data = file.read(min(facts.st_size, most) + 1)
+        while len(data) > facts.st_size and len(data) <= most and (more := file.read(GROWN)):
+            data += more
     if len(data) > most:
         raise OSError(errno.EINVAL, f"has {facts.st_size} bytes, expected at most {most}", str(path))
     return data

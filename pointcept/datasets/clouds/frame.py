@@ -22,6 +22,8 @@ TURNS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 """Axis that points up -> which axis, with which sign, becomes x, y and z: turns, no reflections."""
 
+LARGEST = float(np.finfo(np.float32).max)
+
 SCALES = (1.0, 255.0, 65535.0)
 """Intensities that become strength 1, where nobody says which."""
 
@@ -60,9 +62,9 @@ def to_frame(cloud: Cloud, options: CloudOptions, trained: Sensor | None, nonfin
     """
     coord, notes = cloud.coord(options.fields), {}
     name = cloud.find("intensity", options.fields)
-    finite = np.isfinite(coord).all(axis=1)
+    finite = (np.abs(coord) < LARGEST).all(axis=1)  # no NaN is
     if name is not None and cloud.fields[name].dtype.kind == "f":
-        finite &= np.isfinite(cloud.fields[name])
+        finite &= np.abs(cloud.fields[name]) < LARGEST
     kept = None if finite.all() else finite
     if kept is not None:
         lost = f"{len(kept) - kept.sum()} of {len(kept)} points have NaN or infinite values"

@@ -38,11 +38,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with open(path, "rb") as stream:
             yield module.make_reader(stream)
-    except Exception as error:
-        package = type(error).__module__.partition(".")[0]
-        # RuntimeError: lz4; zstandard has an error of its own.
-        if package not in ("mcap", "zstandard") and not isinstance(error, (EOFError, struct.error, RuntimeError)):
-            raise
+    except (ConfigError, DataError, OSError):
+        raise
+    except Exception as error:  # of mcap, lz4 and zstandard, and what mcap does not expect
         raise DataError(f"is damaged or no MCAP file: {type(error).__name__}: {error}") from None
 
 

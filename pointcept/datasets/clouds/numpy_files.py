@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -24,15 +22,17 @@ def read(file: CloudFile, options: CloudOptions) -> Cloud:
         DataError: the file holds objects, no points, or arrays of different lengths.
     """
     try:
-        content: Any = np.load(file.path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return _of_array(content)
-        with content:
-            arrays = {name: content[name] for name in content.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"is damaged or no file of NumPy arrays without objects: {error}") from None
+        with open(file.path, "rb") as stream:  # NumPy leaves a file open that is none of its
+            content: Any = np.load(stream, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return _of_array(content)
+            with content:
+                arrays = {name: content[name] for name in content.files}
+    except (OSError, MemoryError, DataError):
+        raise
+    except Exception as error:  # of zip files and of headers, which NumPy reads as Python source
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"is damaged or no file of NumPy arrays without objects: {reason}") from None
     return _of_arrays(arrays)
 
 

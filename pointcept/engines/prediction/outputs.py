@@ -118,7 +118,7 @@ class Writer:
 
     def __init__(self, reader: CloudReader, same: bool = False) -> None:
         self.reader, self.same = reader, same
-        colours = getattr(reader.dataset, "colours", ())
+        colours = reader.dataset.colours
         self.colours = np.array([_rgb(colour) for colour in colours], np.uint8) if len(colours) else None
 
     def write(self, target: Path, file: Path | CloudFile, classes: np.ndarray) -> None:

@@ -67,6 +67,11 @@ def run(*arguments: Any) -> None:
     main(argument_parser().parse_args([*map(str, arguments), "--quick"]))
 
 
+def unwrapped(said: str) -> str:
+    """What a terminal shows, without the breaks of its lines."""
+    return " ".join(said.split())
+
+
 def reference(scan: Scan, weight: Path, folder: Path) -> np.ndarray:
     np.c_[scan.coord, scan.strength].astype(np.float32).tofile(folder / "reference.bin")
     run(folder / "reference.bin", "--weight", weight, "--out", folder / "reference.npy")
@@ -90,9 +95,10 @@ def test_the_same_labels_from_every_format(
     run(*left_out, "--weight", weight, "--out", tmp_path / "more")
     for path in (*found, *(tmp_path / "more").iterdir()):
         np.testing.assert_array_equal(np.load(path), expected, err_msg=str(path))
+    table = dict(re.findall(r"^  ([a-z-]+) +(\d+) ", said.split("classes of")[1], re.MULTILINE))
+    said = unwrapped(said)
     assert re.search(r"\[1/\d+\] \d+ points in \d+\.\d+ s: .*\.npy, 0:00:\d\d left", said)
     assert f"classes of {len(scan.coord) * len(found)} points in {len(found)} scans:" in said
-    table = dict(re.findall(r"^  ([a-z-]+) +(\d+) ", said.split("classes of")[1], re.MULTILINE))
     assert sum(map(int, table.values())) == len(expected) * len(found)
     assert "points, in training about 124000" in said
     assert "mean strength" in said
@@ -159,7 +165,7 @@ def test_bad_files_are_named_and_skipped(
     (root / "notes.md").write_text("no scan")
     with pytest.raises(DataError, match=r"^2 of 4 scans have no prediction: .*b\.pcd: .*\(and 1 more, named above\)$"):
         run(root, "--weight", weight, "--out", tmp_path / "out")
-    said = capsys.readouterr().out
+    said = unwrapped(capsys.readouterr().out)
     assert re.search(r"ERROR\] skipped: \S+b\.pcd: no PCD file", said)
     assert re.search(r"ERROR\] skipped: \S+c\.csv: there is no field 'x', only a, b, c", said)
     assert re.search(r"WARNING\] a\.npy: 1 of \d+ points have NaN or infinite values and get no class", said)

@@ -215,6 +215,56 @@ def test_what_is_no_cloud_is_one_line(name: str, content: bytes, words: str, tmp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_damage_is_told_in_one_line_or_unseen(name: str, tmp_path: Path) -> None:
+    """Files cut off, with bytes that are others, or that are gone: read as they are, or refused, never a traceback."""
+    path = written(name, tmp_path, made_up(30))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(7)
+    refused = 0
+    for number in range(30):
+        data, at = bytearray(whole), int(rng.integers(len(whole)))
+        if number % 3 == 0:
+            del data[at:]
+        elif number % 3 == 1:
+            del data[at : at + int(rng.integers(1, 9))]
+        else:
+            data[at % 400 % len(data)] = int(rng.integers(256))
+        path.write_bytes(bytes(data))
+        message = read_error(tmp_path)
+        refused += message is not None
+        assert "\n" not in (message or "")
+    assert refused > 3
+
+
+def read_error(folder: Path) -> str | None:
+    """What is said of the clouds of a folder, if they are refused."""
+    try:
+        for file in find_clouds(folder):
+            to_frame(read_cloud(file), PLAIN, None)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def test_headers_that_ask_for_too_much(tmp_path: Path, scan: Scan) -> None:
+    """laspy would go on for minutes, and lazrs would end Python."""
+    for name, place, size, words in (
+        ("LAS", 100, 4, r"4294967295 records before its points of 54"),
+        ("LAS", 107, 4, r"4294967295 points of 34"),
+        ("LAZ", None, 4, r"the table of its chunks is damaged: 4294967295 chunks for 60 points"),
+    ):
+        path = written(name, tmp_path, scan)
+        data = bytearray(path.read_bytes())
+        if place is None:
+            (start,) = struct.unpack_from("<I", data, 96)
+            place = struct.unpack_from("<q", data, start)[0] + 4
+        data[place : place + size] = b"\xff" * size
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=words):
+            read_cloud(path)
+
+
 def test_names_that_are_not_there(tmp_path: Path, scan: Scan) -> None:
     path = written("npz", tmp_path, scan)
     with pytest.raises(DataError, match="no field 'intesity' for intensity: did you mean 'intensity'"):
