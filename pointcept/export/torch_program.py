@@ -70,7 +70,7 @@ def attention(step: Step, inputs: list[Tensor], weights: list[Tensor], tables: M
     patches, length = rows.shape
     packed = qkv.index_select(0, rows.reshape(-1)).view(patches, length, 3, heads, qkv.shape[1] // 3 // heads)
     q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
-    mask = None if valid is None else valid[None, None, None].expand(patches, 1, length, length)
+    mask = None if valid is None else valid[None, None, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
     return out.transpose(1, 2).reshape(patches * length, -1).index_select(0, slot)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,8 +32,6 @@ def folder(card: Card, tmp_path: Path) -> Path:
 
 
 def _sha(data: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()
 
 
@@ -160,3 +159,25 @@ def test_a_program_that_is_no_program(folder: Path) -> None:
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(ExportError, match="device: got 'tpu'"):
         load(folder, device="tpu")
+
+
+def test_weights_outside_the_folder_are_not_read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    secret = tmp_path_factory.mktemp("secret") / "secret.bin"
+    secret.write_bytes(bytes(16))
+    for place in (str(secret), os.path.relpath(secret, folder)):
+        weight = onnx.TensorProto(name="w", dims=[4], data_type=onnx.TensorProto.FLOAT, data_location=1)
+        weight.external_data.add(key="location", value=place)
+        make = onnx.helper.make_tensor_value_info
+        inputs, outputs = [make("feat", 1, ["n", 4])], [make("logits", 1, ["n", 4])]
+        node = onnx.helper.make_node("Add", ["feat", "w"], ["logits"])
+        graph = onnx.helper.make_graph([node], "g", inputs, outputs, [weight])
+        opset = [onnx.helper.make_opsetid("", 20)]
+        data = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+        (folder / "model.onnx").write_bytes(data)
+        content = json.loads((folder / CARD).read_text())
+        content["files"]["model.onnx"] = {"sha256": _sha(data), "bytes": len(data)}
+        (folder / CARD).write_text(json.dumps(content))
+        with pytest.raises(ExportError, match="cannot be loaded") as error:
+            load(folder)
+        assert "not what the card says" not in str(error.value)

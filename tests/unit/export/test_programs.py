@@ -36,6 +36,13 @@ NETWORKS = {
     "without flash": ("ptv3", {"enable_flash": False, "qkv_bias": False, "order": "hilbert-trans"}),
     "spunet": ("spunet", {}),
 }
+TWO_STAGES: dict[str, Any] = {
+    "stride": (2,),
+    "order": ("z-trans", "hilbert"),
+    **{f"enc_{part}": pair for part, pair in {"depths": (1, 1), "channels": (8, 8), "num_head": (1, 2)}.items()},
+    **{f"dec_{part}": (one,) for part, one in {"depths": 1, "channels": 32, "num_head": 2, "patch_size": 64}.items()},
+    "enc_patch_size": (64, 64),
+}
 SIZES = (1, 63, 64, 65, 700)
 
 
@@ -139,7 +146,7 @@ def test_scans_that_fit_into_no_program(make: Callable[..., Any]) -> None:
 
 
 def test_a_program_of_fixed_capacity_can_be_exported(make: Callable[..., Any]) -> None:
-    _, _, graph = make("ptv3")
+    _, _, graph = make("ptv3", **TWO_STAGES)
     program = VoxelProgram(graph, level_capacities(400, graph.strides)).eval()
     rows = program.capacities[0]
     grid = np.zeros((rows, 3), np.int64)
