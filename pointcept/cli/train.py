@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pointcept.engines import defaults
+from pointcept.engines.dry_run import dry_main
 from pointcept.engines.launch import launch
 
 
@@ -20,4 +21,5 @@ def main(args: argparse.Namespace) -> None:
         ConfigError, DataError, CheckpointError, FloatingPointError: see ``pointcept.engines.defaults.train_main``.
     """
     cfg = defaults.config_from_args(args)
-    launch(defaults.train_main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, cfg)
+    work = dry_main if args.dry_run else defaults.train_main
+    launch(work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, cfg)

@@ -38,16 +38,23 @@ logger = logging.getLogger(__name__)
 # Row -> the losses that it keeps out of those of the config; None trains the student without a teacher.
 ROWS: dict[str, tuple[str, ...] | None] = {
     "seg": None,
-    "kld": ("KLDLoss",),
-    "topo": ("KLDLoss", "TopoLoss"),
-    "grad": ("KLDLoss", "GradGuidedLoss"),
-    "full": ("KLDLoss", "GradGuidedLoss", "TopoLoss"),
+    "kld": ("kld",),
+    "topo": ("kld", "topo"),
+    "grad": ("kld", "grad"),
+    "full": ("kld", "grad", "topo"),
 }
+TYPES = {"kld": "KLDLoss", "grad": "GradGuidedLoss", "topo": "TopoLoss"}
+"""What the names of ``ROWS`` are in a config whose losses are a list."""
 TABLE_7 = ("kld", "topo", "grad", "full")
 FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
-PLACE = ("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend")
+PLACE = (
+    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend"),
+    *("log_details", "enable_wandb", "wandb_project", "wandb_key", "imports", "dist_timeout"),
+)
+TELLING = ("ReportWriter", "WandbWriter")
+"""Hooks that tell of a run and decide nothing in it."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -117,11 +124,7 @@ def row_config(cfg: Config, row: str, seed: int, folder: Path) -> Config:
     if kept is None:
         run.model = run.model.student
     else:
-        losses = [loss for loss in run.model.losses if loss["type"] in kept]
-        missing = [name for name in kept if all(loss["type"] != name for loss in losses)]
-        if missing:
-            raise ConfigError(f"row {row!r} needs {', '.join(missing)}, which model.losses of the config does not have")
-        run.model.losses = losses
+        run.model.losses = kept_losses(run.model.losses, kept, row)
     run.seed = seed
     run.save_path = str(folder / row / f"seed{seed}")
     run.miou_result_path = None
@@ -129,9 +132,33 @@ def row_config(cfg: Config, row: str, seed: int, folder: Path) -> Config:
     return run
 
 
+def kept_losses(losses: Any, kept: Sequence[str], row: str) -> Any:
+    """The losses of a config with all but some left out, as a config of that row has them.
+
+    Args:
+        losses: of a ``Distiller``, by name or as a list.
+        kept: names out of ``TYPES``.
+        row: for the message.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    by_name = isinstance(losses, Mapping)
+    there = {name for name, loss in losses.items() if loss} if by_name else {loss["type"] for loss in losses}
+    wanted = kept if by_name else [TYPES[name] for name in kept]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ConfigError(f"row {row!r} needs {', '.join(missing)}, which model.losses of the config does not have")
+    if by_name:
+        return {name: loss if name in kept else None for name, loss in losses.items()}
+    return [loss for loss in losses if loss["type"] in wanted]
+
+
 def fingerprint(run: Config) -> str:
     """Digest of everything in a config that decides the result."""
     tree = {key: value for key, value in run.to_dict().items() if key not in PLACE}
+    if "hooks" in tree:
+        tree["hooks"] = [hook for hook in tree["hooks"] if hook.get("type") not in TELLING]
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -191,7 +218,10 @@ def summary(done: Mapping[str, Mapping[int, Mapping[str, Any]]], config: str) ->
     """
     rows = {}
     for row, seeds in done.items():
-        entry: dict[str, Any] = {"losses": list(ROWS[row] or ()), "runs": {str(s): dict(r) for s, r in seeds.items()}}
+        entry: dict[str, Any] = {
+            "losses": [TYPES[name] for name in ROWS[row] or ()],
+            "runs": {str(s): dict(r) for s, r in seeds.items()},
+        }
         for figure in FIGURES:
             entry[figure] = spread([r[figure] for r in seeds.values() if r.get(figure) is not None])
         rows[row] = entry

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from pointcept.utils.errors import MachineError
 from pointcept.utils.streams import complain, flush_output, open_streams
@@ -118,6 +120,26 @@ def show_traceback(asked: bool = False) -> None:
         complain(traceback.format_exc().rstrip())
 
 
+_at_once = False
+
+
+def end_at_once() -> None:
+    """Have this process end by :func:`exit_at_once` where it is :func:`guarded`."""
+    global _at_once
+    _at_once = True
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End a process of several: what it holds is given back, but Python does not take itself apart.
+
+    Threads of the process group may still hold tensors, also after an error, when nobody can wait for them: one that
+    frees a tensor while Python is taken apart ends the process with SIGABRT, whatever its exit code was to be.
+    """
+    atexit._run_exitfuncs()
+    flush_output()
+    os._exit(code)
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run a program from its first import to its last line of output.
 
@@ -141,8 +163,15 @@ def guarded(main: Callable[[], int]) -> int:
         show_traceback()
         complain(f"error: {error}")
         code = USER_ERROR
+    except BaseException:
+        if not _at_once:
+            raise
+        complain(traceback.format_exc().rstrip())
+        code = 1
     lost = flush_output()
     if lost is not None:
         complain(f"error: standard output: {machine_fault(lost) or lost}")
         code = code or USER_ERROR
+    if _at_once:
+        exit_at_once(code)
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import stat
@@ -15,7 +16,10 @@ from typing import Any
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.faults import machine_fault
 
+logger = logging.getLogger(__name__)
+
 MOST_JSON = 2**28  # bytes
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LONGEST_NAME = 200  # bytes of a file's name that its temporary one repeats; file systems end at 255
 
 
@@ -72,6 +76,24 @@ def copy_atomically(source: Path, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_up(path: Path, spare: Sequence[Path]) -> bool:
+    """Remove one of the spare files, if all of them make room for a file as large as the one at ``path``.
+
+    Returns:
+        Whether one was removed.
+    """
+    # Another name of a file that stays holds no space.
+    holding = [each for each in spare if each.exists() and each != path and each.stat().st_nlink == 1]
+    room = os.statvfs(path.parent)
+    free = room.f_bavail * room.f_frsize + sum(each.stat().st_size for each in holding)
+    if not holding or (path.exists() and free < path.stat().st_size):
+        return False
+    size = holding[0].stat().st_size
+    holding[0].unlink()
+    logger.warning("no space for %s: gave up %s (%.1f MB), an older state", path, holding[0], size / 1e6)
+    return True
 
 
 def read_regular(path: str | Path, most: int) -> bytes:

@@ -178,13 +178,14 @@ def _forget() -> None:
     _held.clear()
 
 
-def _let_all_go() -> None:
+def let_all_go() -> None:
+    """Give back every folder that this process holds."""
     for place in list(_held):
         let_go(place)
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(_let_all_go)
+atexit.register(let_all_go)
 
 
 def started(pid: int) -> int | None:

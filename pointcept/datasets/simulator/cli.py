@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pointcept.utils.errors import ConfigError
+from pointcept.utils.logging import close_logging, setup_logging
+from pointcept.utils.patience import waiting
+from pointcept.utils.progress import Bar
 
 from .generate import Settings, generate
 from .layouts import LAYOUTS
@@ -49,19 +50,32 @@ def main(args: argparse.Namespace) -> None:
         ConfigError: settings that cannot be, or the extra 'simulator' is missing.
         DataError: the output folder cannot be used, or there are no scans to compare.
     """
-    if args.report is not None:
-        sys.stdout.write(compare(args.report, args.out))
-        return
-    settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style, args.varied)
-    with tqdm(unit="scene", desc=args.layout, disable=not sys.stderr.isatty()) as bar:
+    setup_logging()
+    try:
+        if args.report is not None:
+            sys.stdout.write(compare(args.report, args.out))
+            return
+        settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style, args.varied)
+        count = _generate(settings, args)
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        close_logging()
+    sys.stdout.write(f"{count} scenes of {args.frames} frames written to {args.out}\n")
+
+
+def _generate(settings: Settings, args: argparse.Namespace) -> int:
+    """Generate beside a bar; returns the number of scenes."""
+    bar, told = Bar(sum(settings.scenes.values()), args.layout, " scenes"), 0
+    with waiting(f"simulation of {args.layout}") as wait:
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.n = done
-            bar.refresh()
+            nonlocal told
+            wait.what = f"simulation of {args.layout}, {done} of {total} scenes are done"
+            bar.update(count=done - told)
+            told = done
 
         try:
-            count = generate(settings, args.num_workers, args.resume, show)
-        except ImportError as error:
-            raise ConfigError(str(error)) from error
-    sys.stdout.write(f"{count} scenes of {args.frames} frames written to {args.out}\n")
+            return generate(settings, args.num_workers, args.resume, show)
+        finally:
+            bar.close()

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pointcept.datasets.files import ScanFiles
+from pointcept.datasets.files import ScanFiles, full_prediction
 from pointcept.engines.deploy.engine import InferenceEngine
 from pointcept.engines.memory import memory_for
-from pointcept.utils.errors import DataError
+from pointcept.engines.prediction.scans import Outcome
+from pointcept.utils.errors import DataError, MemoryShortage
 
 logger = logging.getLogger(__name__)
 
 
-def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[np.ndarray]:
+def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[Outcome]:
     """Label file by file, each in one pass, and log how long the engine takes.
 
     Args:
@@ -24,22 +25,26 @@ def predict_with_engine(engine: InferenceEngine, scans: ScanFiles) -> Iterator[n
         scans: the files; of their transforms none is used, the engine has its own.
 
     Yields:
-        Classes int64 (M,) of all points of a file, in its order; -1 for those that nonfinite="drop" left out.
-
-    Raises:
-        DataError: a file is malformed; the message names it.
-        FloatingPointError: scores of a file are NaN or infinite.
-        MemoryShortage: there is too little memory for a file.
+        Classes of all points of a file, or why it has none: it is malformed, its scores are no numbers, or memory is
+        short.
     """
     for index in range(len(scans)):
-        sample = scans.get_data(index)
+        try:
+            sample = scans.get_data(index)
+        except DataError as error:
+            yield Outcome(None, {}, error)
+            continue
         points = np.concatenate([sample["coord"], sample["strength"]], axis=1)
         start = time.perf_counter()
         try:
             with memory_for(f"{sample['name']} ({len(points)} points)"):
                 classes = engine.predict(points).cpu().numpy()
         except (DataError, FloatingPointError) as error:
-            raise type(error)(f"{sample['name']}: {error}") from error
+            yield Outcome(None, sample["notes"], type(error)(f"{sample['name']}: {error}"))
+            continue
+        except MemoryShortage as error:
+            yield Outcome(None, sample["notes"], error)
+            continue
         seconds = time.perf_counter() - start
         logger.info("engine: %.2f ms, %.0f points/s: %s", 1000 * seconds, len(points) / seconds, sample["name"])
-        yield scans.full_prediction(index, classes)
+        yield Outcome(full_prediction(classes, sample["kept"]), sample["notes"])

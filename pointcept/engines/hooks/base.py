@@ -29,6 +29,7 @@ class Phase(IntEnum):
     EVALUATE = 40
     SAVE = 50
     FINISH = 60
+    REPORT = 70
 
 
 class HookBase:

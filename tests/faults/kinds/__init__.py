@@ -7,8 +7,10 @@ from tests.faults.kinds import (
     c_disk,
     d_data,
     e_processes,
+    e_workers,
     f_environment,
     g_config,
+    h_places,
     h_testing,
 )
 
@@ -19,7 +21,9 @@ __all__ = [
     "c_disk",
     "d_data",
     "e_processes",
+    "e_workers",
     "f_environment",
     "g_config",
+    "h_places",
     "h_testing",
 ]

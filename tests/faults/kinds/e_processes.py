@@ -1,21 +1,16 @@
-"""E: processes that die, stop, or meet: loading processes, ranks, launchers, and two runs in one folder."""
+"""E: processes that die, stop, or meet: ranks, launchers, and two runs in one folder."""
 
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
-import threading
-from pathlib import Path
 
-from tests.faults import linux
 from tests.faults.case import Broken, Step, fault
+from tests.faults.kinds.e_workers import FAILED, told_and_resumed, wakes_after_word
 from tests.faults.process import Running
 from tests.faults.promises import (
-    AGAIN,
     INTERRUPTED,
-    LOST_LOSS,
     OK,
     USER,
     ended,
@@ -26,147 +21,13 @@ from tests.faults.promises import (
     kept,
     refused,
     said,
-    saved_at,
 )
-from tests.faults.stage import KILL, Act, Stage, send, send_workers
+from tests.faults.stage import KILL, Act, Stage, send
 from tests.faults.trigger import Moment
 from tests.faults.world import EPOCH_STEPS, STEPS
 
-FAILED = (LOST_LOSS, USER, AGAIN)
 SOON = 20.0
 """Seconds in which the other processes end when one has died."""
-WATCH = 90.0
-"""Seconds in which a run says that it waits for something."""
-
-
-def told_and_resumed(*words: str, act: Act, recipe: str, moment: Moment, at_least: int | None = None) -> Step:
-    """Something happens to the run's processes; it ends well, or says so in one line, has saved, and goes on."""
-
-    def inject(stage: Stage) -> None:
-        stage.use(recipe)
-        stage.interrupted(moment, act)
-        if stage.ending.code == OK:
-            return
-        refused(*words, codes=FAILED)(stage)
-        if at_least is not None:
-            saved_at(at_least)(stage)
-        stage.resume()
-
-    return inject
-
-
-# --- loading processes ---
-
-for _name in ("SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT", "SIGBUS"):
-    for _step in (1, EPOCH_STEPS + 2) if _name in ("SIGKILL", "SIGSEGV") else (EPOCH_STEPS + 2,):
-        fault(
-            "E",
-            f"a loading process gets {_name} in step {_step}",
-            told_and_resumed(
-                "loading|worker",
-                act=send_workers(getattr(signal, _name)),
-                recipe="workers",
-                moment=Moment("step", _step),
-                at_least=_step,
-            ),
-            equals_whole_numbers,
-        )
-fault(
-    "E",
-    "all loading processes get SIGKILL in an evaluation",
-    told_and_resumed(
-        "loading|worker",
-        act=send_workers(signal.SIGKILL, first=False),
-        recipe="workers",
-        moment=Moment("write", 1, "model_last"),
-        at_least=None,
-    ),
-    equals_whole_numbers,
-)
-
-
-def kill_server(running: Running, pid: int) -> None:
-    """The process that loading processes are forked from."""
-    running.send(signal.SIGKILL, running.family("multiprocessing.forkserver")[0])
-
-
-fault(
-    "E",
-    "the server of the loading processes gets SIGKILL",
-    told_and_resumed("loading|worker", act=kill_server, recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)),
-    equals_whole_numbers,
-)
-
-
-def stopped_worker(stage: Stage) -> None:
-    """Loading processes stand still, as on a file server that does not answer; the run says so, and goes on later."""
-    stage.use("workers")
-    running = stage.start(
-        "train", *stage.command(), moment=Moment("step", 2), then=send_workers(signal.SIGSTOP, first=False)
-    )
-    _wakes_after_word(stage, running, running.workers)
-
-
-def _wakes_after_word(stage: Stage, running: Running, who) -> None:
-    """Wait for the word of a watchdog while some processes stand still, let them go on, and wait for the end."""
-    heard: list[bool] = []
-
-    def watch() -> None:
-        words = ("waiting", "stands still", "no batch")
-        heard.append(linux.wait_for(lambda: any(word in running.text().lower() for word in words), WATCH))
-        for pid in who():
-            running.send(signal.SIGCONT, pid)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    stage.end(running, WATCH + 60)
-    watcher.join()
-    if not all(heard):
-        raise Broken("hung", f"not a word within {WATCH:.0f} s: {stage.ending.said[-300:]}")
-
-
-fault("E", "loading processes are stopped, then go on", stopped_worker, equals_whole_numbers)
-for _name in ("SIGHUP", "SIGQUIT", "SIGUSR1"):
-    fault(
-        "E",
-        f"{_name} to a run and its loading processes",
-        told_and_resumed(
-            act=send(getattr(signal, _name), group=True), recipe="workers", moment=Moment("step", EPOCH_STEPS + 2)
-        ),
-        equals_whole,
-    )
-
-
-def few_files(limit: int, recipe: str) -> Step:
-    def inject(stage: Stage) -> None:
-        stage.use(recipe)
-        stage.train(limits={resource.RLIMIT_NOFILE: limit})
-        if stage.ending.code != OK:
-            refused("file|descriptor|ulimit", codes=FAILED)(stage)
-            stage.resume()
-
-    return inject
-
-
-for _limit in (16, 32, 48, 64):
-    fault("E", f"ulimit -n {_limit} with loading processes", few_files(_limit, "workers"), equals_whole_numbers)
-
-
-def small_shared_memory(size: str) -> Step:
-    def inject(stage: Stage) -> None:
-        stage.use("workers")
-        linux.mount_memory(Path("/dev/shm"), f"size={size}")
-        stage.train()
-        if stage.ending.code != OK:
-            refused("/dev/shm", codes=FAILED)(stage)
-            linux.remount(Path("/dev/shm"), "size=64m")
-            stage.resume()
-
-    return inject
-
-
-for _size in ("4k", "16k", "64k"):
-    fault("E", f"/dev/shm of {_size}", small_shared_memory(_size), equals_whole_numbers, mounts=True)
 
 
 # --- two runs and one folder ---
@@ -313,10 +174,38 @@ def two_stopped(stage: Stage) -> None:
         moment=Moment("step", 4, rank=0),
         then=rank(1, signal.SIGSTOP),
     )
-    _wakes_after_word(stage, running, lambda: running.family("spawn_main"))
+    wakes_after_word(stage, running, lambda: running.family("spawn_main"))
 
 
 fault("E", "two processes: one is stopped, then goes on", two_stopped, equals_whole_numbers)
+
+
+def two_stopped_for_good(number: int) -> Step:
+    """A rank stands still and never goes on: the run ends after ``dist_timeout``, and is gone on with."""
+
+    def inject(stage: Stage) -> None:
+        stage.use("two")
+        stage.interrupted(Moment("step", 5, rank=0), rank(number, signal.SIGSTOP), "dist_timeout=12")
+        refused(f"process {number}", "dist_timeout", codes=FAILED)(stage)
+        stage.resume()
+
+    return inject
+
+
+for _number in (0, 1):
+    fault("E", f"two processes: rank {_number} stands still", two_stopped_for_good(_number), equals_whole_numbers)
+fault(
+    "E",
+    "two processes: the second gets SIGTERM in the evaluation",
+    two(rank(1, signal.SIGTERM), step=EPOCH_STEPS),
+    equals_whole_numbers,
+)
+fault(
+    "E",
+    "two processes share their norms on the CPU",
+    lambda stage: (stage.use("two"), stage.train("sync_bn=True")),
+    ended(OK),
+)
 
 # --- what launchers say ---
 
@@ -345,6 +234,21 @@ for _changes, _words in (
 ):
     _name, _value = next(iter(_changes.items()))
     fault("E", f"torchrun: {_name}={_value}", launched(_changes), refused(*_words))
+SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "8", "SLURM_STEP_ID": "0"}
+for _changes, _words in (
+    ({**SRUN, "SLURM_PROCID": "x"}, ("SLURM_PROCID", "x")),
+    ({**SRUN, "SLURM_PROCID": "2"}, ("SLURM_PROCID", "SLURM_NTASKS")),
+    ({**SRUN, "SLURM_LOCALID": None}, ("SLURM_LOCALID",)),
+    ({**SRUN, "SLURM_NNODES": "2"}, ("MASTER_ADDR",)),
+    ({"OMPI_COMM_WORLD_RANK": "0"}, ("OMPI_COMM_WORLD_SIZE",)),
+    ({"PMI_RANK": "0", "PMI_SIZE": "two", "MPI_LOCALRANKID": "0"}, ("PMI_SIZE", "two")),
+):
+    fault(
+        "E",
+        f"a launcher says {', '.join(f'{key}={value}' for key, value in _changes.items())}",
+        lambda stage, env=_changes: stage.train(env=env),
+        refused(*_words),
+    )
 for _flags, _word in (
     (("--num-gpus", "0"), "--num-gpus"),
     (("--num-gpus", "-2"), "--num-gpus"),
@@ -415,10 +319,34 @@ fault(
     ),
     refused("slurm|task|process", codes=FAILED),
 )
+
+
+def rehearsal(*options: str, of: str = "") -> Step:
+    """``--dry-run``, in the folder of a run if one is named."""
+
+    def inject(stage: Stage) -> None:
+        if of:
+            stage.take(getattr(stage.world, of)("student"))
+            keep(stage)
+        stage.train(*options, flags=("--dry-run",))
+        if not of and stage.run.exists():
+            raise Broken("leaked", f"--dry-run has made {stage.run}")
+
+    return inject
+
+
+fault("E", "a rehearsal", rehearsal(), ended(OK), said("the whole training would take"))
+fault("E", "a rehearsal in the folder of a run", rehearsal(of="half"), refused("run"), kept)
+fault("E", "a rehearsal of a run that goes on", rehearsal("resume=True", of="half"), ended(OK), kept)
 fault(
     "E",
     "the precise test is interrupted",
-    told_and_resumed(act=send(signal.SIGINT), recipe="student", moment=Moment("read", 4, "/08/velodyne/000001")),
+    told_and_resumed(
+        act=send(signal.SIGINT),
+        recipe="student",
+        moment=Moment("read", 4, "/08/velodyne/000001"),
+        codes=(INTERRUPTED,),
+    ),
     equals_whole,
 )
 fault(

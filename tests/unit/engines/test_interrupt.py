@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_sharer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from cuts import in_a_fork
 
 from pointcept.engines import interrupt
-from pointcept.engines.data import worker_context
 from pointcept.engines.interrupt import HANDLED, Interrupted, Interrupts
 from pointcept.engines.launch import AGAIN, INTERRUPTED, exit_code
+from pointcept.engines.workers import report_from_thread, worker_context
 from pointcept.utils import comm
 
 
@@ -215,3 +216,27 @@ def test_a_group_that_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
     assert "go on with --options resume=True" in out
     assert (tmp_path / "run" / "model" / "model_last.pth").exists()
     assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_a_main_process_that_hangs_up_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # This process stands for a loading process, whose thread the main process asks for shared memory.
+    monkeypatch.setattr(sys, "excepthook", report_from_thread)
+    read, write = os.pipe()
+    shared = resource_sharer.DupFd(read)
+    address, _ = shared._id  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as interrupted:
+        interrupted.connect(address)
+    # It is served after the one that has hung up.
+    os.close(shared.detach())
+    assert capfd.readouterr().err == ""
+    with monkeypatch.context() as patch:
+        shared = resource_sharer.DupFd(read)
+        patch.setattr(sys, "excepthook", sys.__excepthook__)
+        with socket.socket(socket.AF_UNIX) as interrupted:
+            interrupted.connect(address)
+        os.close(shared.detach())
+    assert "Error" in capfd.readouterr().err  # what it would be without the hook
+    os.close(read)
+    os.close(write)

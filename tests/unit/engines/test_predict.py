@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from pointcept.datasets import SemanticKITTIDataset, WaymoDataset
+from pointcept.datasets.clouds import CloudFile
 from pointcept.engines import predict
-from pointcept.engines.predict import argument_parser, check_format, main, output_paths
+from pointcept.engines.predict import argument_parser, main
+from pointcept.engines.prediction.outputs import check_format, output_paths
 from pointcept.models import MODELS
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
@@ -133,30 +135,38 @@ def test_quick_is_one_view(config: str, scans: Path, tmp_path: Path, monkeypatch
 
 def test_mistakes(config: str, scans: Path, tmp_path: Path) -> None:
     scan = scans / "10" / "velodyne" / "0.bin"
+    (tmp_path / "empty").mkdir()
     for given, error, message in (
         ((tmp_path / "gone.bin", tmp_path / "a.npy"), DataError, "there is no scan file or folder .*gone"),
-        ((scan, tmp_path), ConfigError, "for one scan name a file"),
-        ((scan, tmp_path / "out"), ConfigError, "for one scan name a file"),
-        ((scan, tmp_path / "a.txt"), ConfigError, r"written as \.npy or \.label, got '\.txt'"),
-        ((scan, tmp_path / "a.bin"), ConfigError, r"written as \.npy or \.label, got '\.bin'"),
-        ((scans, tmp_path / "a.npy"), ConfigError, "is a folder of 3 scans, so name a folder"),
+        ((tmp_path / "empty", tmp_path / "out"), DataError, "empty holds no scans"),
+        ((scan, tmp_path / "a.xls"), ConfigError, r"written as \.npy or \.label or \.csv .* or same, got '\.xls'"),
+        ((scan, tmp_path / "a.bin"), ConfigError, r"written as \.npy or \.label .*, got '\.bin'"),
+        ((scan, tmp_path / "a.npy", "--suffix", ".ply"), ConfigError, r"--suffix \.ply contradicts --out .*a\.npy"),
+        ((scans, tmp_path / "a.npy"), ConfigError, "there are 3 scans, so name a folder"),
         ((scans, Path(config)), ConfigError, "so name a folder"),
         ((scans, tmp_path / "o", "--suffix", ".bin"), ConfigError, "got '.bin'"),
+        ((scan, tmp_path / "a.npy", "--fields", "intensity"), ConfigError, "expected MEANING=NAME"),
+        ((scan, tmp_path / "a.npy", "--up", "q"), ConfigError, "up: got 'q'"),
         ((scan, tmp_path / "a.npy", "--options", "weight=None"), ConfigError, "needs weights"),
         ((scan, tmp_path / "a.npy", "--options", "weight=/gone.pth"), CheckpointError, "does not exist"),
+        ((scan, tmp_path / "a.npy", "--weight", "/gone.pth"), CheckpointError, "does not exist"),
         ((scan, tmp_path / "a.npy", "--options", "data.test.test_mode=False"), ConfigError, "test_mode=True"),
     ):
         with pytest.raises(error, match=message):
             main(arguments(config, *given))  # type: ignore[arg-type]
     assert not list(tmp_path.glob("*.npy"))
+    with pytest.raises(ConfigError, match="name scans"):
+        main(argument_parser().parse_args(["--config", config]))
 
 
 def test_a_broken_scan_is_named(config: str, scans: Path, tmp_path: Path) -> None:
-    scan = scans / "11" / "velodyne" / "0.bin"
+    scan = scans / "10" / "velodyne" / "0.bin"
     scan.write_bytes(scan.read_bytes()[:-3])
-    with pytest.raises(DataError, match=r"11/velodyne/0\.bin has 4797 bytes"):
+    with pytest.raises(DataError, match=r"1 of 3 scans have no prediction: .*10/velodyne/0\.bin has 1597 bytes"):
         main(arguments(config, scans, tmp_path / "out"))
-    assert (tmp_path / "out" / "10" / "velodyne" / "0.npy").is_file(), "those before it are kept"
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.npy")) == ["0.npy", "1.x.npy"], "the others"
+    with pytest.raises(DataError, match=r"^\S*10/velodyne/0\.bin has 1597 bytes"):
+        main(arguments(config, scan, tmp_path / "a.npy"))
 
 
 def test_scores_that_are_not_finite_get_no_file(
@@ -181,8 +191,8 @@ def test_scores_that_are_not_finite_get_no_file(
     words = r"1\.x\.bin: \d+ of \d+ points have scores that are NaN or infinite from FakeModel \(.*weight\.pth\)"
     with pytest.raises(FloatingPointError, match=words):
         main(arguments(config, scans, tmp_path / "out"))
-    left = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert left == ["10/velodyne/0.npy"], "those before it are kept"
+    left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npy"))
+    assert left == ["10/velodyne/0.npy", "11/velodyne/0.npy"], "the others"
 
 
 def test_a_full_disk(config: str, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +208,24 @@ def test_a_full_disk(config: str, scans: Path, tmp_path: Path, monkeypatch: pyte
 def test_waymo_frames_are_folders_and_have_no_own_format(tmp_path: Path) -> None:
     frames = [tmp_path / "seg" / "100", tmp_path / "seg" / "200"]
     for given in (frames[0], frames[0] / "coord.npy"):
-        assert output_paths(given, frames[:1], Path("a.npy"), ".npy", "coord.npy") == [Path("a.npy")]
-    below = output_paths(tmp_path, frames, Path("out"), ".npy", "coord.npy")
+        assert output_paths([(given, frames[:1])], Path("a.npy"), None, "coord.npy") == [Path("a.npy")]
+    below = output_paths([(tmp_path, frames)], Path("out"), None, "coord.npy")
     assert below == [Path("out/seg/100.npy"), Path("out/seg/200.npy")]
-    check_format(WaymoDataset, Path("a.npy"))
-    with pytest.raises(ConfigError, match=r"WaymoDataset are written as \.npy, got '\.label'"):
-        check_format(WaymoDataset, Path("a.label"))
-    check_format(SemanticKITTIDataset, Path("a.label"))
+    check_format(WaymoDataset, ".npy")
+    with pytest.raises(ConfigError, match=r"WaymoDataset are written as \.npy or .*, got '\.label'"):
+        check_format(WaymoDataset, ".label")
+    check_format(SemanticKITTIDataset, ".label")
+
+
+def test_places_of_predictions(tmp_path: Path) -> None:
+    a, b, bag = (tmp_path / name for name in ("a.pcd", "a.ply", "c.mcap"))
+    mixed: list[Path | CloudFile] = [CloudFile(a), CloudFile(b), CloudFile(bag, "/front/points@17")]
+    named = [(tmp_path, mixed)]
+    found = [path.as_posix() for path in output_paths(named, Path("out"), ".label", "*.bin")]
+    assert found == ["out/a.pcd.label", "out/a.ply.label", "out/c/front_points@17.label"]
+    same = [path.as_posix() for path in output_paths(named, Path("out"), "same", "*.bin")]
+    assert same == ["out/a.pcd", "out/a.ply", "out/c/front_points@17.ply"], "a bag has no room for labels"
+    assert output_paths([(a, mixed[:1])], None, None, "*.bin") == [Path("predictions/a.ply")]
+    assert output_paths([(a, mixed[:1])], Path("out"), None, "*.bin") == [Path("out/a.npy")]
+    with pytest.raises(ConfigError, match="two scans would be written to out/"):
+        output_paths([(a, mixed[:1]), (a, mixed[:1])], Path("out"), None, "*.bin")

@@ -19,13 +19,12 @@ import pickle
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pointcept.datasets.preprocessing.nuscenes.info import Info, build_info, complete_scenes, info_path
 from pointcept.datasets.preprocessing.nuscenes.splits import VERSION_SPLITS, scenes_by_split
 from pointcept.datasets.preprocessing.nuscenes.tables import NuScenesTables
 from pointcept.utils.errors import DataError
 from pointcept.utils.faults import guarded
+from pointcept.utils.progress import progress
 
 logger = logging.getLogger("preprocess_nuscenes_info")
 
@@ -48,7 +47,7 @@ def build_split_infos(dataset_root: Path, version: str, max_sweeps: int, with_ca
     if unknown:
         logger.warning("%d scenes of %s belong to no split, such as %s", len(unknown), version, unknown[0])
     named = []
-    for sample in tqdm(tables.sample.values(), desc=version, unit="scan"):
+    for sample in progress(tables.sample.values(), len(tables.sample), version, "scan"):
         name = tables.get("scene", scene_name, sample["scene_token"])
         if name in split_of:
             named.append((name, build_info(tables, sample, max_sweeps, with_camera, labelled)))

@@ -32,6 +32,7 @@ from pointcept.datasets.preprocessing.waymo import protos
 from pointcept.datasets.preprocessing.waymo.convert import SPLITS, SegmentReport, convert_segment, segment_context
 from pointcept.utils.errors import DataError
 from pointcept.utils.faults import guarded
+from pointcept.utils.patience import waiting
 
 logger = logging.getLogger("preprocess_waymo")
 
@@ -120,7 +121,8 @@ def convert(jobs: list[Job], num_workers: int) -> int:
     """Convert the segments with a progress bar and log the outcome; returns the exit code."""
     total = SegmentReport("all")
     try:
-        with logging_redirect_tqdm(), tqdm(total=len(jobs), unit="segment") as bar:
+        bar = tqdm(total=len(jobs), unit="segment", disable=None)  # in a terminal alone
+        with logging_redirect_tqdm(), bar, waiting(f"conversion of {len(jobs)} segments") as wait:
             for report in run_jobs(jobs, num_workers):
                 for error in report.errors:
                     logger.error("%s", error)
@@ -130,6 +132,8 @@ def convert(jobs: list[Job], num_workers: int) -> int:
                 total.unused += report.unused
                 bar.set_postfix(frames=total.written + total.existing, faults=len(total.errors))
                 bar.update()
+                frames = total.written + total.existing
+                wait.what = f"conversion of {len(jobs)} segments, {frames} frames are there"
     except OSError as error:
         logger.error("writing failed: %s. Whole frames are kept; the same command continues", error)
         return 1
