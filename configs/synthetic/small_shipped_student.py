@@ -1,4 +1,4 @@
-# The student that predicts out of the box, as one CPU core trains it in about an hour: docs/shipped-student.md.
+# The student that predicts out of the box, as one CPU core trains it in half an hour: docs/shipped-student.md.
 _base_ = [
     "../_base_/runtime_cpu.py",
     "../_base_/datasets/synthetic_varied_small.py",
@@ -9,4 +9,4 @@ save_path = "exp/synthetic/small_shipped_student"
 model = dict({{_base_.student}}, num_classes={{_base_.num_classes}})
 batch_size = 2
 clip_grad = 1.0
-train = dict(max_iter=3000)
+train = dict(max_iter=1500)

@@ -6,7 +6,7 @@ _voxels = dict(type="GridSample", grid_size=0.1, mode="train", return_grid_coord
 _keys = ("coord", "strength", "segment")
 _collect = dict(type="Collect", feat_keys=("coord", "strength"))
 _copy = dict(type="Copy", keys_dict=dict(segment="origin_segment"))
-_lean = dict(type="RandomRotate", angle=[-0.01, 0.01], center=[0, 0, 0], p=0.5)
+_lean = dict(type="RandomRotate", angle=[-0.02, 0.02], center=[0, 0, 0], p=0.5)
 data = dict(
     train=dict(
         sequences="available",
@@ -16,11 +16,11 @@ data = dict(
             dict(_lean, axis="x"),
             dict(_lean, axis="y"),
             dict(type="RandomScale", scale=[0.9, 1.1]),
-            dict(type="RandomShift", shift=((0, 0), (0, 0), (-0.1, 0.1))),
+            dict(type="RandomShift", shift=((0, 0), (0, 0), (-0.2, 0.2))),
             dict(type="RandomFlip", p=0.5),
             dict(type="RandomJitter", sigma=0.01, clip=0.04),
             dict(type="RandomDropout", dropout_ratio=0.4, dropout_application_ratio=0.3),
-            dict(type="RandomStrength", gain=[0.85, 1.15], power=[0.8, 1.25], sigma=0.03, drop=0.1),
+            dict(type="RandomStrength", gain=[0.6, 1.4], power=[0.6, 1.6], sigma=0.05, drop=0.15),
             dict(_voxels, keys=_keys),
             dict(type="ToTensor"),
             dict(_collect, keys=("coord", "grid_coord", "segment")),
