@@ -2,7 +2,6 @@
 # make demo    set up, train a small teacher, distil a student, compare both        (DATA=path of SemanticKITTI data)
 # make test    set up and run the CPU tests
 # make faults  set up and inject faults into the tools: what survives, and what does not (docs/reliability.md)
-# make docs    set up, build the documentation site in build/site and run every command that it shows
 # make check   lint, format check, type check and the CPU tests
 # make format  rewrite the sources in the house style
 
@@ -11,7 +10,7 @@ VENV ?= .venv
 DATA ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test faults docs site check lint format clean
+.PHONY: setup demo test faults check lint format clean
 
 setup: $(VENV)/.ready
 
@@ -27,12 +26,6 @@ test: setup
 
 faults: setup
 	$(BIN)/python -m tests.faults
-
-site: setup
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
-
-docs: site
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m docs tests/documentation
 
 lint: setup
 	$(BIN)/ruff check .

@@ -10,8 +10,8 @@ torch_cpu=2.13.0+cpu
 
 "$python" - <<'PY'
 import sys
-if not (3, 10) <= sys.version_info[:2] <= (3, 14):
-    sys.exit(f"error: pointcept needs Python 3.10 to 3.14, got {sys.version.split()[0]}; name another: make PYTHON=python3.12 ...")
+if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+    sys.exit(f"error: pointcept needs Python 3.10 to 3.12, got {sys.version.split()[0]}; name another: make PYTHON=python3.12 ...")
 PY
 "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)

@@ -24,28 +24,16 @@ MAX_FILE, MAX_FUNCTION, MAX_TOOL = 450, 70, 40  # lines; a file and a function s
 
 # package -> the packages that it may import besides itself
 MAY_IMPORT = {
-    "tools": {"cli", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
-    "__main__": {"cli"},
-    "cli": {
-        *("assets", "views", "reports", "export", "engines", "models", "structures", "topology", "datasets", "ops"),
-        *("evaluation", "utils"),
-    },
-    "assets": {"utils"},
-    "views": {"engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
-    "export": {
-        *("pointcept_runtime", "engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"),
-    },
-    "engines": {"assets", "reports", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
+    "tools": {"engines", "models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
+    "engines": {"models", "structures", "topology", "datasets", "ops", "evaluation", "utils"},
     "models": {"structures", "topology", "ops", "evaluation", "utils"},
     "structures": {"ops", "evaluation", "utils"},
     "topology": {"ops", "evaluation", "utils"},
     "datasets": {"utils"},
     "ops": {"utils", "pointops"},
     "evaluation": {"utils"},
-    "reports": {"evaluation", "utils"},  # reads files alone, so that a hook may call it
     "utils": set(),
     "pointops": set(),
-    "pointcept_runtime": set(),
 }
 KNOWS_CUDA = ("pointcept/utils/device.py", "pointcept/ops/", "libs/pointops/")
 
@@ -74,10 +62,9 @@ def package_of(module: str) -> str:
 
 
 def read_sources(root: Path) -> list[Source]:
-    """Every Python file of ``pointcept``, of the packages in ``libs`` and of ``tools``."""
+    """Every Python file of ``pointcept``, ``libs/pointops/pointops`` and ``tools``."""
     sources = []
-    libs = [(f"libs/{name}/{name}", root / "libs" / name) for name in ("pointops", "pointcept_runtime")]
-    for folder, base in (("pointcept", root), *libs, ("tools", root)):
+    for folder, base in (("pointcept", root), ("libs/pointops/pointops", root / "libs/pointops"), ("tools", root)):
         for path in sorted((root / folder).rglob("*.py")):
             module = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
             text = path.read_text(encoding="utf-8")
@@ -127,7 +114,7 @@ def layers(sources: Iterable[Source]) -> Iterator[str]:
     for source in sources:
         for node, name in imports(source):
             root, target = name.split(".")[0], package_of(name)
-            if root not in ("pointcept", "pointcept_runtime", "pointops", "tools") or target in ("", source.package):
+            if root not in ("pointcept", "pointops", "tools") or target in ("", source.package):
                 continue
             if target in MAY_IMPORT and target not in MAY_IMPORT.get(source.package, set()):
                 yield f"{source.at(node)}: {source.package or 'pointcept'} must not import {name}"

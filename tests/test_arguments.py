@@ -75,7 +75,6 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "RandomScale": {"scale": (0.95, 1.05), "anisotropic": False},
         "RandomShift": {"shift": ((-0.2, 0.2), (-0.2, 0.2), (0, 0))},
-        "RandomStrength": {"gain": (0.7, 1.3), "power": (0.7, 1.4), "sigma": 0.03, "limits": (0, 1), "drop": 0.0},
         "ShufflePoint": {},
         "SphereCrop": {"point_max": 80000, "sample_rate": None, "mode": "random"},
         "ToTensor": {},

@@ -6,10 +6,12 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept ablation`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and run the ablation; returns the exit code."""
+    from pointcept.engines.ablation import ablation_main, ablation_parser
+    from pointcept.engines.launch import exit_code
 
-    return run("ablation", sys.argv[1:])
+    args = ablation_parser().parse_args()
+    return exit_code(lambda: ablation_main(args), args.traceback)
 
 
 if __name__ == "__main__":

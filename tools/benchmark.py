@@ -6,10 +6,14 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept benchmark`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and measure; returns the exit code, 3 if a row failed."""
+    from pointcept.engines.benchmark.command import argument_parser, benchmark_main
+    from pointcept.engines.launch import exit_code
 
-    return run("benchmark", sys.argv[1:])
+    args = argument_parser().parse_args()
+    failed: list[int] = []
+    code = exit_code(lambda: failed.append(benchmark_main(args)), args.traceback)
+    return code or (3 if any(failed) else 0)
 
 
 if __name__ == "__main__":

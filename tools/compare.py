@@ -6,10 +6,12 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept compare`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and show the table; returns the exit code."""
+    from pointcept.engines.launch import exit_code
+    from pointcept.evaluation.compare import argument_parser, compare
 
-    return run("compare", sys.argv[1:])
+    args = argument_parser().parse_args()
+    return exit_code(lambda: sys.stdout.write(compare(args.runs)), args.traceback)
 
 
 if __name__ == "__main__":

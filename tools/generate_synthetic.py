@@ -8,17 +8,15 @@ The second form needs no generation: it compares the SemanticKITTI layout in --o
 Needs the extra 'simulator' (embreex).
 """
 
-import sys
-
 from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept simulate`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and generate; returns the exit code."""
+    from pointcept.datasets.simulator import cli
 
-    return run("simulate", sys.argv[1:])
+    return cli.main()
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    raise SystemExit(guarded(main))

@@ -6,10 +6,12 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept predict`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and predict; returns the exit code."""
+    from pointcept.engines.launch import exit_code
+    from pointcept.engines.predict import argument_parser, predict_main
 
-    return run("predict", sys.argv[1:])
+    args = argument_parser().parse_args()
+    return exit_code(lambda: predict_main(args), args.traceback)
 
 
 if __name__ == "__main__":

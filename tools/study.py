@@ -6,10 +6,13 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept study`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and run the study; returns the exit code."""
+    from pointcept.engines.launch import exit_code
+    from pointcept.engines.study.command import study_main, study_parser
 
-    return run("study", sys.argv[1:])
+    args = study_parser().parse_args()
+    codes: list[int] = []
+    return exit_code(lambda: codes.append(study_main(args)), args.traceback) or sum(codes)
 
 
 if __name__ == "__main__":

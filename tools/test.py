@@ -6,10 +6,17 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept test`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and test; returns the exit code."""
+    from pointcept.engines.defaults import argument_parser, config_from_args, test_main
+    from pointcept.engines.launch import exit_code, launch
 
-    return run("test", sys.argv[1:])
+    args = argument_parser("Evaluate weights at full point resolution.", test=True).parse_args()
+
+    def run() -> None:
+        cfg = config_from_args(args)
+        launch(test_main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, cfg)
+
+    return exit_code(run, args.traceback)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,17 @@ from pointcept.utils.faults import guarded
 
 
 def main() -> int:
-    """Do what ``pointcept train`` does; returns the exit code."""
-    from pointcept.cli.door import run
+    """Read the command line and train; returns the exit code."""
+    from pointcept.engines.defaults import argument_parser, config_from_args, train_main
+    from pointcept.engines.launch import exit_code, launch
 
-    return run("train", sys.argv[1:])
+    args = argument_parser("Train a network.").parse_args()
+
+    def run() -> None:
+        cfg = config_from_args(args)
+        launch(train_main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, cfg)
+
+    return exit_code(run, args.traceback)
 
 
 if __name__ == "__main__":

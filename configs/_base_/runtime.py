@@ -10,7 +10,6 @@ hooks = [
     dict(type="SemSegEvaluator"),
     dict(type="CheckpointSaver", save_freq=None),
     dict(type="PreciseEvaluator", test_last=False),
-    dict(type="ReportWriter"),
 ]
 train = dict(type="DefaultTrainer")
 test = dict(type="SemSegTester", verbose=True)

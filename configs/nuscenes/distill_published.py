@@ -2,4 +2,10 @@
 # often empty, which is logged as a warning; L_topo is then 0. Voxels are matched and the teacher is frozen all the same.
 _base_ = ["distill_full.py"]
 save_path = "exp/nuscenes/distill_published"
-model = dict(losses=dict(topo=dict(_delete_=True, type="TopoLoss", loss_weight=0.1, published=True)))
+model = dict(
+    losses=[
+        dict(type="KLDLoss", loss_weight=0.3, temperature=1.0),
+        dict(type="GradGuidedLoss", loss_weight=10.0, stage=-1, normalisation="minmax"),
+        dict(type="TopoLoss", loss_weight=0.1, published=True),
+    ],
+)

@@ -1,17 +1,10 @@
 # A small student taught by the small teacher with every term of the paper: the second step of scripts/demo.sh.
-_base_ = [
-    "../_base_/runtime_cpu.py",
-    "../_base_/datasets/synthetic_small.py",
-    "../_base_/models/ptv3_small_teacher.py",
-    "../_base_/models/ptv3_small_student.py",
-    "../_base_/methods/distillation.py",
-    "../_base_/schedules/smoke.py",
-]
+_base_ = ["small_distill_kld.py"]
 save_path = "exp/synthetic/small_distill_full"
 model = dict(
-    {{_base_.distiller}},
-    teacher=dict({{_base_.teacher}}, num_classes={{_base_.num_classes}}),
-    student=dict({{_base_.student}}, num_classes={{_base_.num_classes}}),
-    teacher_weight="exp/synthetic/small_teacher/model/model_best.pth",
-    losses=dict({{_base_.distiller.losses}}, topo=dict({{_base_.distiller.losses.topo}}, max_points=128)),
+    losses=[
+        dict(type="KLDLoss", loss_weight=0.3, temperature=1.0),
+        dict(type="GradGuidedLoss", loss_weight=10.0, stage=-1, normalisation="minmax"),
+        dict(type="TopoLoss", loss_weight=0.1, dims=(0, 1), distance="chamfer", max_points=128, stage=-1),
+    ],
 )

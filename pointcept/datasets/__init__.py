@@ -8,7 +8,6 @@ from .base import BaseDataset, Draw
 from .builder import DATASETS, TRANSFORMS, build_dataset
 from .collate import collate_fn, point_collate_fn
 from .concat import ConcatDataset
-from .custom import CustomDataset
 from .nuscenes import NuScenesDataset
 from .semantic_kitti import SemanticKITTIDataset
 from .transform import Compose
@@ -20,7 +19,6 @@ __all__ = [
     "BaseDataset",
     "Compose",
     "ConcatDataset",
-    "CustomDataset",
     "Draw",
     "NuScenesDataset",
     "SemanticKITTIDataset",

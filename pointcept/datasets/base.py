@@ -20,12 +20,10 @@ from pointcept.utils.checks import check_choice, check_integer, refused
 from pointcept.utils.errors import ConfigError, DataError, did_you_mean
 
 from .arguments import scans_left_out
-from .clouds.sensor import Sensor
 from .reading import check_labels, check_strength
-from .test_views import TestConfig
-from .transform import Compose, MixTransform, Scanner, add_point_keys
+from .transform import Compose, MixTransform, Scanner, add_point_keys, build_transform
 from .transform.points import Sample, check_scan, coord_of, select_points
-from .transform.sampling import thin_crowded
+from .transform.sampling import GridSample, thin_crowded
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +41,58 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     # Not torch.manual_seed: that reaches for every accelerator too, in each worker and for each sample.
     torch.default_generator.manual_seed(seed)
+
+
+class TestConfig:
+    """The transforms of ``test_cfg``, built.
+
+    Args:
+        voxelize: transform that gives the fragments of a scan (GridSample with mode="test"); None: the whole scan.
+        crop: transform that gives the crops of a fragment (SphereCrop with mode="all"); None: no crops.
+        post_transform: chain applied to every fragment, with ToTensor and Collect.
+        aug_transform: one chain per test-time view; a view is the whole scan under that chain.
+
+    Raises:
+        ConfigError: a key is unknown or an entry is wrong.
+    """
+
+    __test__ = False  # the name is not meant for pytest
+    KEYS = ("voxelize", "crop", "post_transform", "aug_transform")
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        for key in cfg:
+            if key not in self.KEYS:
+                raise ConfigError(f"takes no {key!r}: {did_you_mean(key, self.KEYS)}", "test_cfg")
+        self.voxelize = _Several(cfg.get("voxelize"), "voxelize", "GridSample", "test")
+        fragments = self.voxelize.transform
+        self.grid_size = fragments.grid_size if isinstance(fragments, GridSample) else None
+        self.crop = _Several(cfg.get("crop"), "crop", "SphereCrop", "all")
+        self.post_transform = Compose(cfg.get("post_transform"), "test_cfg.post_transform")
+        views = cfg.get("aug_transform") or [[]]
+        if not isinstance(views, Sequence) or isinstance(views, str):
+            raise refused("test_cfg.aug_transform", views, "a list of lists of transforms")
+        self.aug_transform = [Compose(view, f"test_cfg.aug_transform.{i}") for i, view in enumerate(views)]
+
+
+class _Several:
+    """A transform that returns a list of samples; without a config the list is the sample.
+
+    An object and no closure: processes that are spawned for several GPUs pickle their data sets.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any] | None, key: str, usual: str, mode: str) -> None:
+        self.where, self.usual, self.mode = f"test_cfg.{key}", usual, mode
+        if isinstance(cfg, Mapping) and cfg.get("type") == usual and cfg.get("mode") != mode:
+            raise ConfigError(f"must be None or {usual} with mode={mode!r}, got mode={cfg.get('mode')!r}", self.where)
+        self.transform = None if cfg is None else build_transform(cfg, self.where)
+
+    def __call__(self, sample: Sample) -> list[Sample]:
+        if self.transform is None:
+            return [sample]
+        result = self.transform(sample)
+        if not isinstance(result, list):
+            raise ConfigError(f"{self.where} must return a list of samples, as {self.usual} with mode={self.mode!r}")
+        return result
 
 
 class BaseDataset(Dataset):
@@ -70,9 +120,6 @@ class BaseDataset(Dataset):
     names: tuple[str, ...] = ()
     """Class names, in the order of the class indices."""
 
-    colours: tuple[str, ...] = ()
-    """Colour of each class in pictures, ``#rrggbb``, in the order of ``names``; empty: pictures choose some."""
-
     things: tuple[str, ...] = ()
     """The classes of countable objects, which PolarMix pastes unless it is told which."""
 
@@ -86,9 +133,6 @@ class BaseDataset(Dataset):
 
     STRENGTH_RANGE: tuple[float, float] | None = None
     """Lowest and highest ``strength`` that :meth:`get_data` may give; None if it may be anything."""
-
-    SENSOR: Sensor | None = None
-    """What its scans look like, so that predictions of other scans can say what differs; None: unknown."""
 
     asks_for_scans = True  # leaves its scans out while scans_left_out()
 
@@ -247,27 +291,6 @@ class BaseDataset(Dataset):
         """
         raise NotImplementedError(f"{cls.__name__} has no format of prediction files")
 
-    @classmethod
-    def read_classes(cls, path: Path, predicted: bool = False) -> np.ndarray:
-        """Read the classes of a scan's points from a file of the benchmark.
-
-        Args:
-            path: the file.
-            predicted: it is a prediction, as :meth:`encode_prediction` gives it, not a file of labels.
-
-        Returns:
-            int64 (M,), -1 for points without a class.
-
-        Raises:
-            DataError: the file is missing or malformed, or the benchmark has no such files.
-        """
-        raise DataError(f"{path}: {cls.__name__} has no such files of classes, expected .npy")
-
-    @classmethod
-    def label_values(cls, classes: np.ndarray) -> np.ndarray:
-        """What predictions of classes int64 (M,) are in the label field of a cloud: here the classes themselves."""
-        return classes
-
     def prepare_train_data(self, idx: int) -> Sample:
         """Scan ``idx`` after ``transform``.
 
@@ -304,8 +327,6 @@ class BaseDataset(Dataset):
         predictions of others there (:func:`~.transform.sampling.thin_crowded`).
 
         Returns:
-            A dict of
-
             - ``fragment_list``: samples after ``post_transform``, over all views, fragments and crops. Their
               ``index`` (M,) says for which of the ``num_points`` points they hold; together they hold every point.
             - ``name``, and ``num_points``: the points after ``transform``, without those of crowded voxels.
@@ -313,17 +334,13 @@ class BaseDataset(Dataset):
             - ``inverse`` int64 (N,), if ``transform`` made it (GridSample with return_inverse=True) or a voxel is
               crowded: prediction ``pred[inverse]`` is one for each of the N points of the scan; and
               ``origin_segment`` int64 (N,), likewise (Copy) if the scan is labelled.
-            - ``origin_coord`` float32 (N, 3) [m], as :meth:`get_data` gave it, if there is a prediction for each of
-              its points.
 
         Raises:
             ConfigError: the transforms leave points without a prediction, or ``inverse`` does not fit.
             DataError: the scan cannot be read, or :func:`~.transform.points.check_scan` refuses it.
         """
         assert self.test_cfg is not None
-        sample = self.read(idx)
-        coord = coord_of(sample).copy()  # transforms may write into the array
-        sample = self.transform(sample)
+        sample = self.transform(self.read(idx))
         num_points = len(coord_of(sample))
         result = {"name": sample.pop("name"), "num_points": num_points}
         for key in ("segment", "origin_segment", "inverse"):
@@ -332,8 +349,6 @@ class BaseDataset(Dataset):
         self._check_inverse(result)
         sample = self._thin(sample, result)
         num_points = result["num_points"]
-        if len(coord) == len(result.get("inverse", range(num_points))):
-            result["origin_coord"] = coord
         # As a per-point entry the index follows every selection, also those of the augmentations.
         sample["index"] = np.arange(num_points)
         add_point_keys(sample, ("index",))

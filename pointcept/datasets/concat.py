@@ -56,14 +56,10 @@ class ConcatDataset(Dataset):
         if label_space is None:
             self._tables: list[np.ndarray] | None = None
             self.names = _common("names", self.datasets)
-            self.colours = self.datasets[0].colours
         else:
             with inside("label_space"):
                 space = find_label_space(label_space)
             self.names = space.names
-            self.colours = space.colours(
-                {type(d).__name__: dict(zip(d.names, d.colours, strict=False)) for d in self.datasets}
-            )
             self._tables = [space.table(type(d).__name__, d.names, self.ignore_index) for d in self.datasets]
         self.data_list = [(number, index) for number, d in enumerate(self.datasets) for index in range(len(d))]
 
@@ -112,17 +108,7 @@ class ConcatDataset(Dataset):
         if not 0 <= position < len(self):
             raise IndexError(f"index {position} is outside 0..{len(self) - 1}")
         number, index = self.data_list[position % len(self.data_list)]
-        return self._own(self.datasets[number][Draw(index, item.seed) if isinstance(item, Draw) else index], number)
-
-    def read(self, idx: int) -> dict[str, Any]:
-        """Scan ``idx`` in [0, len(data_list)) before any transform, see :meth:`BaseDataset.read`."""
-        number, index = self.data_list[idx]
-        dataset = self.datasets[number]
-        return self._own(dataset.read(index % len(dataset.data_list)), number)
-
-    def _own(self, sample: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """A sample of data set ``number`` as one of this one."""
-        sample = dict(sample)
+        sample = dict(self.datasets[number][Draw(index, item.seed) if isinstance(item, Draw) else index])
         if "name" in sample:
             sample["name"] = f"{number}/{sample['name']}"
         if self._tables is not None:

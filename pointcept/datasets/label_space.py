@@ -37,21 +37,6 @@ class LabelSpace:
         """The data sets whose classes have a place here."""
         return tuple(dict.fromkeys(dataset for members in self.classes.values() for dataset in members))
 
-    def colours(self, palettes: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-        """Colour of each class: that of its first member in the first data set that has one.
-
-        Args:
-            palettes: data set -> its classes -> their colours, ``#rrggbb``.
-
-        Returns:
-            Nothing where a class has no member in any of them.
-        """
-        found = [
-            next((palettes[d][m] for d in members for m in members[d] if m in palettes.get(d, {})), None)
-            for members in self.classes.values()
-        ]
-        return tuple(colour for colour in found if colour is not None) if None not in found else ()
-
     def table(self, dataset: str, names: Sequence[str], ignore_index: int) -> np.ndarray:
         """Class of this space for every class of a data set.
 

@@ -15,7 +15,6 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
-from .clouds.sensor import Sensor
 from .preprocessing.nuscenes.info import info_path
 from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary
 from .safe_pickle import load_plain_pickle
@@ -42,26 +41,6 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "vegetation": (30,),
 }
 """Class -> its raw ids. The order is that of the class indices; the other raw ids below 32 are ignored."""
-
-COLOURS: dict[str, str] = {
-    "barrier": "#e8804a",
-    "bicycle": "#39d9e6",
-    "bus": "#c58bff",
-    "car": "#4c9dff",
-    "construction_vehicle": "#d6a531",
-    "motorcycle": "#5b6cff",
-    "pedestrian": "#ff4d5a",
-    "traffic_cone": "#ff8c1a",
-    "trailer": "#d45fd0",
-    "truck": "#9b6bff",
-    "driveable_surface": "#8f7fb0",
-    "other_flat": "#8d5a74",
-    "sidewalk": "#c06c9c",
-    "terrain": "#a5cc5b",
-    "manmade": "#f2b84b",
-    "vegetation": "#3fae5a",
-}
-"""Class -> its colour in pictures."""
 
 NUM_RAW = 32
 """Number of raw ids of nuScenes lidarseg."""
@@ -131,14 +110,12 @@ class NuScenesDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
-    colours = tuple(map(COLOURS.__getitem__, names))
     things = names[:10]  # barrier to truck
     rare = tuple(name for name in things if name != "car")
     scanner = Scanner(pitch_range=(-30.67, 10.67))
     SCAN_PATTERN = "*.pcd.bin"
     PREDICTION_SUFFIX = ".bin"
     STRENGTH_RANGE = (0.0, 1.0)
-    SENSOR = Sensor(34_700, 40.0, -1.7, 0.078)  # one sweep
     SPLITS = ("train", "val", "test", "mini_train", "mini_val")
 
     def __init__(
@@ -245,17 +222,6 @@ class NuScenesDataset(BaseDataset):
         class."""
         common = np.bincount(classes[classes >= 0], minlength=1).argmax()
         return (np.where(classes < 0, common, classes) + 1).astype(np.uint8)
-
-    @classmethod
-    def read_classes(cls, path: Path, predicted: bool = False) -> np.ndarray:
-        """Read a ``.bin`` file: raw ids of labels, or class + 1 of a prediction; see
-        :meth:`BaseDataset.read_classes`."""
-        raw = read_binary(path, np.uint8)
-        if not predicted:
-            return map_labels(raw, label_table(-1), path)
-        if raw.min() < 1 or raw.max() > len(CLASSES):
-            raise DataError(f"{path} has numbers from {raw.min()} to {raw.max()}, predictions 1 to {len(CLASSES)}")
-        return raw.astype(np.int64) - 1
 
     def _add_sweeps(self, sample: Sample, points: np.ndarray, scan: Scan) -> np.ndarray:
         """Append the sweeps, in the coordinates of the key frame, to its ``points`` float32 (N, 4); adds the ages and,

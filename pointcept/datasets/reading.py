@@ -126,7 +126,7 @@ def map_labels(raw: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
     unknown = segment == UNKNOWN
     if unknown.any():
         known = np.flatnonzero(table != UNKNOWN).tolist()
-        raise DataError(f"{path}: unknown raw label {listed(raw[unknown])}. Known: {', '.join(map(str, known))}")
+        raise DataError(f"{path}: unknown raw label {_listed(raw[unknown])}. Known: {', '.join(map(str, known))}")
     return segment
 
 
@@ -170,11 +170,11 @@ def check_labels(segment: Any, num_classes: int, ignore_index: int) -> None:
     wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)]
     if len(wrong):
         expected = f"classes 0 to {num_classes - 1} or {ignore_index} (ignored)"
-        raise DataError(f"segment has the label {listed(wrong)}, expected {expected}")
+        raise DataError(f"segment has the label {_listed(wrong)}, expected {expected}")
 
 
-def listed(values: np.ndarray) -> str:
-    """Values in words: ``77 (3 points), 78 (1 points)``: the first eight values and how often they come."""
+def _listed(values: np.ndarray) -> str:
+    """``77 (3 points), 78 (1 points)``: the first eight values and how often they come."""
     ids, counts = np.unique(values, return_counts=True)
     listed = ", ".join(f"{i} ({c} points)" for i, c in zip(ids.tolist()[:8], counts.tolist()[:8], strict=True))
     return listed + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")

@@ -14,7 +14,6 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
-from .clouds.sensor import Sensor
 from .reading import UNKNOWN, check_learning_map, finite_rows, map_labels, read_binary, require_folder
 from .submission import check_prediction, write_array
 from .transform.mixing import Scanner
@@ -44,29 +43,6 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "traffic-sign": (81,),
 }
 """Class -> its raw ids. The order is that of the class indices; the first raw id is the one submissions use."""
-
-COLOURS: dict[str, str] = {
-    "car": "#4c9dff",
-    "bicycle": "#39d9e6",
-    "motorcycle": "#5b6cff",
-    "truck": "#9b6bff",
-    "other-vehicle": "#d45fd0",
-    "person": "#ff4d5a",
-    "bicyclist": "#ff5fc4",
-    "motorcyclist": "#d6336c",
-    "road": "#8f7fb0",
-    "parking": "#c9a8e8",
-    "sidewalk": "#c06c9c",
-    "other-ground": "#8d5a74",
-    "building": "#f2b84b",
-    "fence": "#e8804a",
-    "vegetation": "#3fae5a",
-    "trunk": "#a06a3c",
-    "terrain": "#a5cc5b",
-    "pole": "#f4e3a1",
-    "traffic-sign": "#ff8c1a",
-}
-"""Class -> its colour in pictures: what is alike in the three data sets has one colour."""
 
 IGNORED_RAW = (0, 1, 52, 99)
 """Raw ids without a class: unlabeled, outlier, other-structure, other-object."""
@@ -125,12 +101,10 @@ class SemanticKITTIDataset(BaseDataset):
     """
 
     names = tuple(CLASSES)
-    colours = tuple(map(COLOURS.__getitem__, names))
     things = names[:8]  # car to motorcyclist
     rare = things[1:]  # all but car
     scanner = Scanner(pitch_range=(-25.0, 3.0))
     STRENGTH_RANGE = (0.0, 1.0)
-    SENSOR = Sensor(124_000, 40.0, -1.75, 0.28)  # medians of 90 scans of ten sequences
     PREDICTION_SUFFIX = ".label"
 
     def __init__(
@@ -237,11 +211,6 @@ class SemanticKITTIDataset(BaseDataset):
     def encode_prediction(cls, classes: np.ndarray) -> np.ndarray:
         """uint32 (M,) raw ids, 0 (unlabeled) for points without a prediction."""
         return np.where(classes < 0, np.uint32(0), CLASS_TO_RAW[classes])
-
-    @classmethod
-    def read_classes(cls, path: Path, predicted: bool = False) -> np.ndarray:
-        """Read a ``.label`` file, which labels and predictions share; see :meth:`BaseDataset.read_classes`."""
-        return map_labels(read_binary(path, np.uint32) & 0xFFFF, label_table(-1), path)
 
     def get_data_name(self, idx: int) -> str:
         """Name of scan ``idx``: ``<sequence>_<frame>``, for instance 08_000003."""

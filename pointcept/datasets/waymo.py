@@ -13,7 +13,6 @@ from pointcept.utils.errors import DataError
 
 from .base import BaseDataset
 from .builder import DATASETS
-from .clouds.sensor import Sensor
 from .preprocessing.waymo.convert import MARKER, SPLITS, segment_context
 from .preprocessing.waymo.protos import dataset_pb2, encode_matrix, segmentation_pb2
 from .preprocessing.waymo.range_image import RETURNS
@@ -50,32 +49,6 @@ NAMES = (
 )
 """The classes; class i has the official number i + 1, and 0 is undefined."""
 
-COLOURS: dict[str, str] = {
-    "Car": "#4c9dff",
-    "Truck": "#9b6bff",
-    "Bus": "#c58bff",
-    "Other-Vehicle": "#d45fd0",
-    "Motorcyclist": "#d6336c",
-    "Bicyclist": "#ff5fc4",
-    "Pedestrian": "#ff4d5a",
-    "Sign": "#ff8c1a",
-    "Traffic-Light": "#ffd23f",
-    "Pole": "#f4e3a1",
-    "Construction-Cone": "#ff6a3d",
-    "Bicycle": "#39d9e6",
-    "Motorcycle": "#5b6cff",
-    "Building": "#f2b84b",
-    "Vegetation": "#3fae5a",
-    "Tree-Trunk": "#a06a3c",
-    "Curb": "#b5838d",
-    "Road": "#8f7fb0",
-    "Lane-Marker": "#e6e0f5",
-    "Other-Ground": "#8d5a74",
-    "Walkable": "#a5cc5b",
-    "Sidewalk": "#c06c9c",
-}
-"""Class -> its colour in pictures."""
-
 LAYOUT = (
     "data_root/{training,validation,testing}/<segment>/<timestamp>/{coord,strength,segment}.npy, written by"
     " pointcept/datasets/preprocessing/waymo/preprocess_waymo.py --dataset_root <tfrecords> --output_root data_root"
@@ -111,13 +84,11 @@ class WaymoDataset(BaseDataset):
     """
 
     names = NAMES
-    colours = tuple(map(COLOURS.__getitem__, NAMES))
     things = (*NAMES[:7], *NAMES[10:13])  # Car to Pedestrian, Construction-Cone to Motorcycle
     rare = things[1:]  # all but Car
     scanner = Scanner((1.43, 0.0, 2.184), (-17.6, 2.4))  # of the top laser, in the vehicle frame
     SCAN_PATTERN = "coord.npy"
     STRENGTH_RANGE = (0.0, 1.0)
-    SENSOR = Sensor(ground=0.0)  # the frame of the vehicle stands on the ground
     SPLITS = SPLITS
 
     def __init__(

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointcept.engines import defaults, run_folder
-from pointcept.engines.defaults import config_from_args, default_setup
+from pointcept.engines import run_folder
+from pointcept.engines.defaults import argument_parser, config_from_args, default_setup
 from pointcept.engines.launch import launch
 from pointcept.engines.preflight import check_training
 from pointcept.engines.test import TESTERS
@@ -38,26 +38,21 @@ logger = logging.getLogger(__name__)
 # Row -> the losses that it keeps out of those of the config; None trains the student without a teacher.
 ROWS: dict[str, tuple[str, ...] | None] = {
     "seg": None,
-    "kld": ("kld",),
-    "topo": ("kld", "topo"),
-    "grad": ("kld", "grad"),
-    "full": ("kld", "grad", "topo"),
+    "kld": ("KLDLoss",),
+    "topo": ("KLDLoss", "TopoLoss"),
+    "grad": ("KLDLoss", "GradGuidedLoss"),
+    "full": ("KLDLoss", "GradGuidedLoss", "TopoLoss"),
 }
-TYPES = {"kld": "KLDLoss", "grad": "GradGuidedLoss", "topo": "TopoLoss"}
-"""What the names of ``ROWS`` are in a config whose losses are a list."""
 TABLE_7 = ("kld", "topo", "grad", "full")
 FIGURES = ("last_quick", "best_quick", "precise")
 RESULT = "ablation.json"
 # Keys that say where and how a run goes, not what it learns.
-PLACE = (
-    *("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "dist_timeout"),
-    *("save_path", "num_worker", "backend"),
-)
+PLACE = ("resume", "resume_changes", "skip_nonfinite", "skip_out_of_memory", "save_path", "num_worker", "backend")
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def ablation_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/ablation.py``: that of training, and rows and seeds."""
-    parser = defaults.argument_parser("Train every row of an ablation of distillation losses with every seed.")
+    parser = argument_parser("Train every row of an ablation of distillation losses with every seed.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of each row")
     parser.add_argument(
         "--rows",
@@ -69,7 +64,7 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def ablation_main(args: argparse.Namespace) -> None:
     """Run what is not finished yet, and print and write the table.
 
     Raises:
@@ -122,7 +117,11 @@ def row_config(cfg: Config, row: str, seed: int, folder: Path) -> Config:
     if kept is None:
         run.model = run.model.student
     else:
-        run.model.losses = kept_losses(run.model.losses, kept, row)
+        losses = [loss for loss in run.model.losses if loss["type"] in kept]
+        missing = [name for name in kept if all(loss["type"] != name for loss in losses)]
+        if missing:
+            raise ConfigError(f"row {row!r} needs {', '.join(missing)}, which model.losses of the config does not have")
+        run.model.losses = losses
     run.seed = seed
     run.save_path = str(folder / row / f"seed{seed}")
     run.miou_result_path = None
@@ -130,33 +129,9 @@ def row_config(cfg: Config, row: str, seed: int, folder: Path) -> Config:
     return run
 
 
-def kept_losses(losses: Any, kept: Sequence[str], row: str) -> Any:
-    """The losses of a config with all but some left out, as a config of that row has them.
-
-    Args:
-        losses: of a ``Distiller``, by name or as a list.
-        kept: names out of ``TYPES``.
-        row: for the message.
-
-    Raises:
-        ConfigError: one of them is missing.
-    """
-    by_name = isinstance(losses, Mapping)
-    there = {name for name, loss in losses.items() if loss} if by_name else {loss["type"] for loss in losses}
-    wanted = kept if by_name else [TYPES[name] for name in kept]
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise ConfigError(f"row {row!r} needs {', '.join(missing)}, which model.losses of the config does not have")
-    if by_name:
-        return {name: loss if name in kept else None for name, loss in losses.items()}
-    return [loss for loss in losses if loss["type"] in wanted]
-
-
 def fingerprint(run: Config) -> str:
     """Digest of everything in a config that decides the result."""
     tree = {key: value for key, value in run.to_dict().items() if key not in PLACE}
-    if "hooks" in tree:
-        tree["hooks"] = [hook for hook in tree["hooks"] if hook.get("type") not in TELLING]
     return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -216,10 +191,7 @@ def summary(done: Mapping[str, Mapping[int, Mapping[str, Any]]], config: str) ->
     """
     rows = {}
     for row, seeds in done.items():
-        entry: dict[str, Any] = {
-            "losses": [TYPES[name] for name in ROWS[row] or ()],
-            "runs": {str(s): dict(r) for s, r in seeds.items()},
-        }
+        entry: dict[str, Any] = {"losses": list(ROWS[row] or ()), "runs": {str(s): dict(r) for s, r in seeds.items()}}
         for figure in FIGURES:
             entry[figure] = spread([r[figure] for r in seeds.values() if r.get(figure) is not None])
         rows[row] = entry

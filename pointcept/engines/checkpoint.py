@@ -45,22 +45,25 @@ def plan_facts(trainer: DefaultTrainer) -> dict[str, int]:
     }
 
 
-def snapshot(trainer: DefaultTrainer, epoch_done: bool = False) -> dict[str, Any]:
+def snapshot(trainer: DefaultTrainer, epoch_done: bool = False, collective: bool = True) -> dict[str, Any]:
     """Everything needed to go on from here.
 
     Args:
         trainer: between two optimizer steps.
         epoch_done: the evaluation of the current epoch is over too, so go on with the next one.
+        collective: every process takes part and gives its random state; otherwise only this one
+            (after an interrupt, when others may be gone).
 
     Returns:
-        ``state_dict`` (the deployable network), ``model_state`` (only when training needs more than that, as a
-        distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (of this process; with several each step
-        has its own, see :mod:`pointcept.engines.together`), ``sampler``, ``plan``, ``epoch``, ``iteration``,
-        ``best_metric``, ``best_iteration`` (where it was reached), ``hooks`` (what they carry on, by type), ``files``
-        (how far the log has come, see ``run_folder.extent``), ``config``, ``versions``, ``format``, ``origins`` (see
+        ``state_dict`` (the deployable network), ``model_state`` (only when training needs more
+        than that, as a distiller does), ``optimizer``, ``scheduler``, ``scaler``, ``random`` (one
+        per process), ``sampler``, ``plan``, ``epoch``, ``iteration``, ``best_metric``, ``best_iteration``
+        (where it was reached), ``hooks`` (what they carry on, by type), ``files`` (how far the log has come, see
+        ``run_folder.extent``), ``config``, ``versions``, ``format``, ``origins`` (see
         :func:`~pointcept.engines.resume.origins`), and ``skipped`` (steps).
     """
     network = trainer.network
+    state = random_state()
     trainer.writer.flush()
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -74,7 +77,7 @@ def snapshot(trainer: DefaultTrainer, epoch_done: bool = False) -> dict[str, Any
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.scaler.state_dict(),
-        "random": [random_state()],
+        "random": comm.gather_objects(state) if collective else [state],
         "sampler": {"seed": trainer.sampler.seed, "position": trainer.position()},
         "plan": plan_facts(trainer),
         "config": trainer.config_text,
@@ -129,21 +132,15 @@ def _check_finite(content: Mapping[str, Any], explain: Callable[[int, str], str]
 def save(trainer: DefaultTrainer, path: Path, epoch_done: bool = False, collective: bool = True) -> None:
     """Check that losses, weights and moments are finite, and write :func:`snapshot` to ``path`` (rank 0 writes).
 
-    Args:
-        trainer, epoch_done: see :func:`snapshot`.
-        path: of the file.
-        collective: every process takes part, and waits until it is written; otherwise others may be gone.
-
     Raises:
         FloatingPointError: a loss since the last check, or a tensor of model or optimizer, is NaN or infinite, or
             every step has been skipped; the file at ``path`` stays as it was.
     """
     trainer.check_losses()
-    content = snapshot(trainer, epoch_done)
+    content = snapshot(trainer, epoch_done, collective)
     _check_finite(content, trainer.incidents.explain)
     if comm.is_main_process():
         last = path.name == run_folder.LAST
-        earlier = run_folder.previous(path.parent, trainer.keep_last) if last else ()
-        save_atomically(content, path, earlier, spare=run_folder.kept(path.parent)[:0:-1])
+        save_atomically(content, path, run_folder.previous(path.parent, trainer.keep_last) if last else ())
     if collective:
         comm.barrier()

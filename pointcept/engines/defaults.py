@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +20,35 @@ from pointcept.engines.train import build_trainer
 from pointcept.ops import backend
 from pointcept.utils import comm
 from pointcept.utils.config import Config, parse_options, validate_config
-from pointcept.utils.config_files import find_config
 from pointcept.utils.config_upstream import adopt
 from pointcept.utils.device import seed_everything
 from pointcept.utils.env import collect_environment
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.files import read_json, writable_folder
 from pointcept.utils.logging import setup_logging
-from pointcept.utils.user_modules import import_modules, where_from
 
 logger = logging.getLogger(__name__)
 
-CONFIG_HELP = "a config file, or the name of an installed one: semantic_kitti/student"
 BENCHMARKS = ("nuscenes", "semantic_kitti", "waymo")
 
 
 def argument_parser(description: str, test: bool = False) -> argparse.ArgumentParser:
-    """The command line of ``pointcept train`` and ``pointcept test``.
+    """The command line of ``tools/train.py`` and ``tools/test.py``.
 
     Args:
         description: the tool's first line of help.
         test: also accept ``--model-file`` and ``--benchmark``.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help=CONFIG_HELP)
-    if not test:
-        parser.add_argument(
-            "--dry-run", action="store_true", help="check everything, make two iterations, estimate; write nothing"
-        )
+    parser.add_argument("--config", "--config-file", required=not test, metavar="FILE", help="config file")
     if test:
         parser.add_argument("--model-file", metavar="PATH", help="weight file; the same as --options weight=PATH")
-        parser.add_argument("--benchmark", choices=BENCHMARKS, help="the same as --config <benchmark>/student")
+        parser.add_argument("--benchmark", choices=BENCHMARKS, help="use configs/<benchmark>/student.py")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs (processes) on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", default="auto", help="tcp://host:port where processes meet")
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
-    parser.add_argument("-v", "--verbose", action="store_true", help="whole log lines; --options log_details=True")
     parser.add_argument(
         "--options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override, model.a.b=1"
     )
@@ -76,15 +68,25 @@ def config_from_args(args: argparse.Namespace) -> Config:
     options = parse_options(args.options)
     if model_file is not None:
         options["weight"] = model_file
-    if args.verbose:
-        options["log_details"] = True
     path = Path(args.config) if benchmark is None else benchmark_config(benchmark)
     return load_config(path, options)
 
 
 def benchmark_config(benchmark: str) -> Path:
-    """The student's config of a benchmark: the one below the working folder, or the installed one."""
-    return Path.cwd() / find_config(f"configs/{benchmark}/student.py")
+    """The student's config of a benchmark, found from the working folder or beside the tool.
+
+    Raises:
+        ConfigError: this is no clone of the repository.
+    """
+    places = [Path.cwd(), Path(sys.argv[0]).resolve().parent.parent, Path(__file__).resolve().parents[2]]
+    for place in places:
+        path = place / "configs" / benchmark / "student.py"
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"--benchmark {benchmark}: no configs/{benchmark}/student.py below {places[0]}; run from a clone, or use "
+        "--config"
+    )
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
@@ -94,7 +96,6 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ConfigError: anything wrong in it; the message names file and place.
     """
     cfg = Config.fromfile(path, options)
-    import_modules(cfg.imports, str(path))
     adopt(cfg)
     validate_config(cfg)
     backend.parse(cfg.backend or "", "backend")
@@ -106,8 +107,8 @@ def default_setup(cfg: Config, job: str = "train") -> None:
 
     ``train`` takes ``save_path`` for this process until ``run_folder.release``, and writes ``config.py``,
     ``environment.json`` and ``train.log`` into it; those of a run that is gone on with stay until that is known to
-    be possible. ``test`` goes on with ``test.log``; the tester writes ``result/config.py`` and
-    ``result/environment.json``, so that a later test leaves the record of the training as it is.
+    be possible. ``test`` writes ``result/config.py``, ``result/environment.json`` and ``test.log``, so that a
+    later test leaves the record of the training as it is.
 
     Args:
         cfg: its ``seed`` is filled in when it is ``None``: with that of the run that ``resume`` goes on
@@ -120,9 +121,6 @@ def default_setup(cfg: Config, job: str = "train") -> None:
             ``save_path`` that is in use, or holds a run that ``resume`` does not ask to go on with.
         CheckpointError: the weights of a teacher are missing, damaged or do not fit.
     """
-    if cfg.wandb_key:  # of a person: no file of the run shall hold it
-        os.environ["WANDB_API_KEY"], cfg.wandb_key = cfg.wandb_key, None
-    import_modules(cfg.imports)  # this process may be a new one
     (check_training if job == "train" else check_test)(cfg)
     backend.configure(cfg.backend)
     per_process(cfg.batch_size_test, "batch_size_test")
@@ -130,26 +128,25 @@ def default_setup(cfg: Config, job: str = "train") -> None:
         per_process(cfg.batch_size, "batch_size")
         per_process(cfg.batch_size_val, "batch_size_val")
     folder = Path(cfg.save_path)
+    record = folder if job == "train" else folder / "result"
     if comm.is_main_process():
         _check_writable(cfg, job)
     if job == "train":
         setup_logging()  # the terminal alone, until the folder is ours
         run_folder.claim(cfg)
-    setup_logging(folder, f"{job}.log", resume=True, details=cfg.log_details)
+    setup_logging(folder, f"{job}.log", resume=cfg.resume or job == "train")
     if cfg.seed is None:
         resumed = recorded_seed(cfg) if job == "train" and cfg.resume else None
         cfg.seed = comm.broadcast_object(secrets.randbelow(2**31) if resumed is None else resumed)
     seed_everything(cfg.seed + comm.rank(), cfg.deterministic)
     if comm.is_main_process():
-        begins = job == "train" and not cfg.resume  # otherwise CheckpointLoader or the tester writes it
-        facts = run_folder.write_record(cfg, folder) if begins else collect_environment(cfg.seed)
+        goes_on = job == "train" and cfg.resume  # then CheckpointLoader writes it
+        facts = collect_environment(cfg.seed) if goes_on else run_folder.write_record(cfg, record)
         logger.info(
             "pointcept %s, torch %s, commit %s%s, seed %d, results in %s",
             *(facts["pointcept"], facts["torch"], (facts["git"]["commit"] or "unknown")[:10]),
             *(" with local changes" if facts["git"]["dirty"] else "", cfg.seed, folder),
         )
-        if cfg.imports:
-            logger.info("imports: %s", where_from(cfg.imports))
     comm.barrier()
 
 
@@ -212,4 +209,4 @@ def test_main(cfg: Config) -> None:
         ConfigError, DataError, CheckpointError: see the tester.
     """
     default_setup(cfg, "test")
-    build_tester(cfg, record=True).test()
+    build_tester(cfg).test()

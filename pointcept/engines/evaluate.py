@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from pointcept.evaluation import ConfusionMatrix, Metrics
 from pointcept.utils import comm, device
 from pointcept.utils.checkpoint import some
 from pointcept.utils.errors import DataError
-from pointcept.utils.progress import progress
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ def evaluate_quick(
     dataset: Any,
     precision: Precision,
     network: str | None = None,
-    watch: Callable[[Mapping[str, torch.Tensor], torch.Tensor], None] | None = None,
 ) -> tuple[Metrics, dict[str, float]]:
     """Evaluate ``model`` on every batch of ``loader``, over all processes.
 
@@ -60,7 +58,6 @@ def evaluate_quick(
         dataset: gives ``names``, ``num_classes`` and ``ignore_index``.
         precision: of the forward pass.
         network: what messages call the model.
-        watch: called with each batch of this process and the predicted classes of its voxels.
 
     Returns:
         The metrics, and the mean losses weighted by scans.
@@ -76,8 +73,7 @@ def evaluate_quick(
     training = model.training
     model.eval()
     try:
-        batches = len(loader) if isinstance(loader, Sized) else 0
-        for batch in progress(loader, batches, "evaluation", "batch"):
+        for batch in loader:
             batch = device.move(batch, device.get_device())
             if "segment" not in batch:
                 raise DataError("evaluation needs labels: Collect the key 'segment' in data.val, or set evaluate=False")
@@ -86,14 +82,11 @@ def evaluate_quick(
             bad = spoiled(output["seg_logits"]).isnan()
             count = len(batch["offset"])
             rows, target = judged_points(batch)
-            pred = output["seg_logits"].argmax(dim=1)
-            matrix.update(pred[rows], target, count, distances(batch, rows))
+            matrix.update(output["seg_logits"].argmax(dim=1)[rows], target, count)
             if bad.any():  # the matrix has waited for the device already
                 error = not_finite(int(bad.sum()), f"{len(bad)} voxels", network or network_name(model), precision.hint)
                 raise FloatingPointError(f"{_name_of_first(bad, batch['offset'], scans, dataset)}: {error}")
             scans += count
-            if watch is not None:
-                watch(batch, pred)
             if "loss" in output:
                 for name, value in {"loss": output["loss"], **output.get("losses", {})}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().float() * count
@@ -116,16 +109,6 @@ def judged_points(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor | sli
     if "inverse" in batch and "origin_segment" in batch:
         return batch["inverse"], batch["origin_segment"]
     return slice(None), batch["segment"]
-
-
-def distances(batch: Mapping[str, torch.Tensor], rows: torch.Tensor | slice) -> torch.Tensor | None:
-    """Horizontal distance from the sensor [m] of the judged points, that of their voxels; None without ``coord``.
-
-    Args:
-        batch: collated by ``collate_val``.
-        rows: see :func:`judged_points`.
-    """
-    return batch["coord"][:, :2].float().norm(dim=1)[rows] if "coord" in batch else None
 
 
 def _name_of_first(bad: torch.Tensor, offset: torch.Tensor, scans: int, dataset: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from pointcept.datasets import collate_fn
 from pointcept.engines.memory import memory_for
 from pointcept.engines.scores import advice, network_name, not_finite, spoiled
-from pointcept.utils import comm, device
+from pointcept.utils import device
 from pointcept.utils.errors import DataError
 
 
@@ -46,9 +45,6 @@ class Precision:
         return device.autocast(self.enabled, self.dtype)
 
 
-_passes = count(1)
-
-
 @torch.no_grad()
 def forward(model: nn.Module, batch: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
     """Run ``model`` in evaluation on a batch, which is moved to the device.
@@ -56,7 +52,6 @@ def forward(model: nn.Module, batch: Mapping[str, Any], precision: Precision) ->
     Returns:
         What the model returns: ``seg_logits`` (N, K) and, with labels, ``loss`` and ``losses``.
     """
-    comm.at(f"forward pass {next(_passes)} in evaluation")
     with precision.context():
         output: dict[str, Any] = model(device.move(batch, device.get_device()))
     return output
@@ -142,19 +137,12 @@ class ScanPrediction:
         pred: int64 (N,) classes, on the device.
         target: int64 (N,) labels or ``None``.
         passes: forward passes that were averaged for a point, on average.
-        coord: float32 (N, 3) [m], the sensor at the origin, where the sample has it.
     """
 
     name: str
     pred: Tensor
     target: Tensor | None
     passes: float
-    coord: Tensor | None = None
-
-    @property
-    def distance(self) -> Tensor | None:
-        """Horizontal distance of the points from the sensor (N,) [m]."""
-        return None if self.coord is None else self.coord[:, :2].norm(dim=1)
 
 
 def predict_scan(
@@ -169,8 +157,7 @@ def predict_scan(
     Args:
         model: in evaluation mode, on the device.
         sample: what a data set gives in test mode: ``fragment_list``, ``name``, ``num_points``, and
-            optionally ``segment``, ``inverse`` (N,) to all points of the scan, ``origin_segment`` and
-            ``origin_coord`` (N,).
+            optionally ``segment``, ``inverse`` (N,) to all points of the scan, ``origin_segment`` (N,).
         batch_size: fragments per forward pass.
         precision: of the forward pass, float32 by default.
         network: what messages call the model.
@@ -205,6 +192,4 @@ def predict_scan(
         target = torch.as_tensor(target).to(pred.device).long()
         if target.shape != pred.shape:
             raise DataError(f"{name}: {len(target)} labels for {len(pred)} predicted points")
-    coord = sample.get("origin_coord")
-    known = coord is not None and len(coord) == len(pred)
-    return ScanPrediction(name, pred, target, passes, torch.as_tensor(coord) if known else None)
+    return ScanPrediction(name, pred, target, passes)

@@ -228,11 +228,6 @@ class _Listener:
         self._previous = {}
         signal.set_wakeup_fd(self._wakeup)
 
-    @property
-    def asked(self) -> bool:
-        """Whether a signal has come, or another process has passed one on, since signals are received."""
-        return any(interrupts.asked or interrupts._first is not None for interrupts in self._stack)
-
     def in_child(self) -> None:
         """A forked process is another one: its signals are not those of its parent."""
         if self._stack:
@@ -254,12 +249,6 @@ class _Listener:
 
 _listener = _Listener()
 os.register_at_fork(after_in_child=_listener.in_child)
-
-
-def pass_on(number: int) -> None:
-    """Ask this process to end as another one of the run was asked, unless it was asked already."""
-    if not _listener.asked:
-        os.kill(os.getpid(), number)
 
 
 @contextmanager

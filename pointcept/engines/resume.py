@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pointcept.engines import run_folder
 from pointcept.engines.checkpoint import plan_facts
+from pointcept.engines.sampler import draw_seed
 from pointcept.engines.structure import check_entries, check_state, is_state
 from pointcept.models import deployable, fingerprint
 from pointcept.utils import comm
 from pointcept.utils.checkpoint import extract_state_dict, load_state, read_checkpoint, some
 from pointcept.utils.config_diff import Difference, differences, parse_config
-from pointcept.utils.device import set_random_state
+from pointcept.utils.device import seed_everything, set_random_state
 from pointcept.utils.env import package_versions
 from pointcept.utils.errors import CheckpointError, DamagedFile
 from pointcept.utils.files import copy_atomically
@@ -56,8 +57,8 @@ def restore(trainer: DefaultTrainer, path: Path) -> None:
     If the last checkpoint of a run is damaged it is set aside, and the one before it is taken: the steps between the
     two are done again, and give the same.
 
-    The order of samples does not depend on the number of processes, so that may differ; dropout and the like then
-    draw otherwise.
+    The order of samples does not depend on the number of processes, so that may differ; the random
+    state of dropout and the like is then seeded afresh.
 
     Raises:
         CheckpointError: no file is whole, or it does not fit the model, the data, the length of the run, or, without
@@ -79,7 +80,7 @@ def restore(trainer: DefaultTrainer, path: Path) -> None:
     trainer.best_metric = content["best_metric"]
     trainer.best_iteration = content.get("best_iteration", 0)
     trainer.incidents.skipped.update(content.get("skipped", {}))
-    _restore_random(content["random"], path)
+    _restore_random(trainer, content["random"], path)
     trainer.carried = content.get("hooks", {})
     _go_on_with_files(trainer, content.get("files"), path)
     logger.info("resumed from %s: %d of %d iterations done", path, trainer.iteration, trainer.plan.total_steps)
@@ -193,9 +194,12 @@ def _restore_optimizer(trainer: DefaultTrainer, content: Mapping[str, Any], keep
         trainer.scaler.load_state_dict(content["scaler"])
 
 
-def _restore_random(states: list[Any], path: Path) -> None:
-    try:  # several processes begin each step with a state of their own
-        set_random_state(states[0])
+def _restore_random(trainer: DefaultTrainer, states: list[Any], path: Path) -> None:
+    if len(states) != comm.world_size():
+        seed_everything(draw_seed(trainer.sampler.seed, trainer.iteration, comm.rank()))
+        return
+    try:
+        set_random_state(states[comm.rank()])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: 'random' is no state of the generators: {error!r}") from error
 

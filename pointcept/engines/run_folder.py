@@ -2,8 +2,7 @@
 
 save_path/lock                 the process that trains here, while it does
 save_path/train.log            the log; train.lost.log has what was logged after the checkpoint that was gone on from
-save_path/scalars.jsonl        every scalar (``utils/scalars.py``); events.out.tfevents.* hold the same for TensorBoard
-save_path/config.py, environment.json
+save_path/config.py, environment.json, events.out.tfevents.*
 save_path/model/model_last.pth            the newest state of the run
 save_path/model/model_previous.pth        the one before it; model_previous_2.pth and so on are older
 save_path/model/model_best.pth            the state whose evaluation was best
@@ -16,14 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pointcept.utils import comm, lock
 from pointcept.utils.env import write_environment
 from pointcept.utils.errors import ConfigError
-from pointcept.utils.scalars import SCALARS
 
 logger = logging.getLogger(__name__)
 
@@ -123,38 +121,33 @@ def what_it_holds(folder: Path) -> str | None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove files that a process did not come to finish, if it has ended; the folder has to be held."""
-    remove_unfinished(path for place in (folder, folder / "model") for path in place.glob(".*.tmp"))
-
-
-def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Remove those of ``paths`` whose names say that a process which has ended did not finish them."""
-    for path in {path.resolve() for path in paths}:
-        match = TEMPORARY.fullmatch(path.name)
-        if match is None:
-            continue
-        facts = path.stat()
-        if not lock.was_running(int(match[1]), facts.st_mtime):
-            path.unlink()
-            logger.info("removed %s (%.1f MB), which process %s did not finish", path, facts.st_size / 1e6, match[1])
+    for place in (folder, folder / "model"):
+        for path in place.glob(".*.tmp"):
+            match = TEMPORARY.fullmatch(path.name)
+            facts = path.stat()
+            if match and not lock.was_running(int(match[1]), facts.st_mtime):
+                path.unlink()
+                logger.info(
+                    "removed %s (%.1f MB), which process %s did not finish", path, facts.st_size / 1e6, match[1]
+                )
 
 
 def extent(folder: Path) -> dict[str, int]:
     """How far the files of a run have come that grow while it runs: name -> bytes."""
-    files = (folder / LOG, folder / SCALARS, *folder.glob(EVENTS))
-    return {path.name: path.stat().st_size for path in files if path.exists()}
+    return {path.name: path.stat().st_size for path in (folder / LOG, *folder.glob(EVENTS)) if path.exists()}
 
 
 def rewind(folder: Path, then: Mapping[str, int]) -> None:
     """Take back what was logged after a checkpoint, since it will be logged again.
 
-    Lines of the log go to ``train.lost.log``, scalars are removed. What this process has logged since
+    Lines of the log go to ``train.lost.log``, scalars for TensorBoard are removed. What this process has logged since
     :func:`claim` stays.
 
     Args:
         folder: of the run.
         then: :func:`extent` at the checkpoint.
     """
-    for path in (*folder.glob(SCALARS), *folder.glob(EVENTS)):
+    for path in folder.glob(EVENTS):
         if path.name not in then:
             path.unlink()
         elif path.stat().st_size > then[path.name]:

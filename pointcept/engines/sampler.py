@@ -9,7 +9,7 @@ integer, whatever the number of processes, workers or samples per batch.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -219,13 +219,10 @@ class EvalSampler(Sampler[Draw]):
         seed: of the run; a sample's draw seed depends on it and on the sample only.
         rank: number of this process.
         world_size: number of processes.
-        without: samples that are left out.
     """
 
-    def __init__(
-        self, samples: int, seed: int = 0, rank: int = 0, world_size: int = 1, without: Collection[int] = ()
-    ) -> None:
-        self.indices = [index for index in range(samples) if index not in without][rank::world_size]
+    def __init__(self, samples: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, samples, world_size)
         self.seed = seed
 
     def __len__(self) -> int:

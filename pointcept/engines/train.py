@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pointcept.datasets import build_dataset
-from pointcept.engines import checkpoint, run_folder, together
+from pointcept.engines import checkpoint, run_folder
 from pointcept.engines.data import check_fit, eval_loader, per_process, train_loader
 from pointcept.engines.evaluate import EvaluationResult
-from pointcept.engines.hooks import HookBase, WandbWriter, build_hooks
+from pointcept.engines.hooks import HookBase, build_hooks
 from pointcept.engines.hooks.builder import check_hooks
 from pointcept.engines.incidents import Incidents
 from pointcept.engines.interrupt import Interrupted, Interrupts
@@ -33,17 +33,12 @@ from pointcept.utils import comm, device
 from pointcept.utils.errors import CheckpointError, ConfigError
 from pointcept.utils.events import ScalarWriter
 from pointcept.utils.optimizer import build_optimizer
-from pointcept.utils.patience import waiting
 from pointcept.utils.registry import Registry
 from pointcept.utils.scheduler import build_scheduler, learning_rates
 
 logger = logging.getLogger(__name__)
 
 TRAINERS = Registry("trainers")
-
-FULL_SIZE = 2_500_000
-"""Parameters from which on a network is one for GPUs: the paper's student has more, the small teacher fewer."""
-FULL_SIZE_ON_CPU = "no GPU: %.1f M parameters are slow on a CPU; configs/{synthetic,semantic_kitti}/small_*.py suit one"
 
 
 def build_trainer(cfg: Any) -> TrainerBase:
@@ -102,7 +97,6 @@ class TrainerBase:
                     result = self.run_step(batches)
                     interrupts.half_done = False
                     self.call("after_step", result)
-            self.settle()
             self.call("after_steps")
         interrupts.meet(self.iteration)
         self.call("after_epoch")
@@ -123,9 +117,6 @@ class TrainerBase:
     def run_step(self, batches: list[Any]) -> StepResult:
         """Do one optimizer step."""
         raise NotImplementedError
-
-    def settle(self) -> None:
-        """Bring the processes to one state, after the steps of an epoch."""
 
     def interrupted(self, whole: bool) -> None:
         """React to an interrupt; ``whole`` says that no step was half done."""
@@ -181,12 +172,9 @@ class DefaultTrainer(TrainerBase):
         self.interrupts = Interrupts()
         self.eta: float | None = None
         self._step_end = self._data_seconds = 0.0
-        self._stepped = False
         self.writer = ScalarWriter(cfg.save_path)
-        with waiting("listing the scans"):
-            self._build_data(max_iter)
-        with waiting("building the network"):
-            self._build_model()
+        self._build_data(max_iter)
+        self._build_model()
         self._build_optimization()
         self.hooks = self._build_hooks()
 
@@ -221,16 +209,20 @@ class DefaultTrainer(TrainerBase):
         for place, dataset in (("data.train", self.train_set), ("data.val", self.val_set)):
             if dataset is not None:
                 check_fit(cfg, deployable(network), dataset, place)
-        self.network = together.with_shared_norms(network, cfg, self.device).to(self.device)
-        graphs = cfg.cuda_graphs and self.device.type == "cuda" and use_graphs(self.network, self.device)
-        # Within graphs processes cannot wait for each other: each divides by the number of its own points.
-        self._means = nullcontext if graphs else comm.whole_batches
-        self.model: nn.Module = together.wrap(self.network, cfg, self.device)
+        if cfg.sync_bn and comm.world_size() > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network.to(self.device)
+        if cfg.cuda_graphs and self.device.type == "cuda":
+            use_graphs(self.network, self.device)
+        self.model: nn.Module = self.network
+        if comm.world_size() > 1:
+            self.model = DistributedDataParallel(
+                self.network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                find_unused_parameters=cfg.find_unused_parameters,
+            )
         trainable = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         logger.info("%s: %.2f M trainable parameters", cfg.model.type, trainable / 1e6)
-        whole = sum(p.numel() for p in self.network.parameters())
-        if self.device.type == "cpu" and whole >= FULL_SIZE:
-            logger.warning(FULL_SIZE_ON_CPU, whole / 1e6)
 
     def _build_optimization(self) -> None:
         cfg = self.cfg
@@ -246,8 +238,6 @@ class DefaultTrainer(TrainerBase):
 
     def _build_hooks(self) -> list[HookBase]:
         hooks = build_hooks(self.cfg.hooks)
-        if self.cfg.enable_wandb and not any(isinstance(hook, WandbWriter) for hook in hooks):
-            hooks.append(WandbWriter(required=False))
         check_hooks(self.cfg, hooks)
         for hook in hooks:
             hook.trainer = self
@@ -270,8 +260,7 @@ class DefaultTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """See :meth:`TrainerBase.before_train`; hooks go on with what they had."""
-        with waiting("loading what the run starts from"):
-            super().before_train()
+        super().before_train()
         for name, hook in checkpoint.named_hooks(self.hooks):
             if name in self.carried:
                 hook.carry_on(self.carried[name])
@@ -288,10 +277,6 @@ class DefaultTrainer(TrainerBase):
         """What the run learns from, see :func:`~pointcept.engines.resume.origins`."""
         return origins(self)
 
-    def settle(self) -> None:
-        """See :meth:`TrainerBase.settle`; evaluations then do not depend on who evaluates which scan."""
-        together.share_statistics(self.network)
-
     def position(self) -> int:
         """Samples of the stream that the finished steps have consumed, over all processes."""
         return self.plan.position(self.epoch, self.iteration)
@@ -301,14 +286,10 @@ class DefaultTrainer(TrainerBase):
         self.sampler.set_range(self.position(), self.plan.epochs[self.epoch].stop)
         batches = iter(self.train_loader)
         self._step_end = time.perf_counter()
-        first = "the first batch (starting the loading processes)"
         while True:
             start = time.perf_counter()
-            comm.at(f"the data of iteration {self.iteration + 1}")
             try:
-                with waiting(first or f"the data of iteration {self.iteration + 1}"):
-                    group = list(islice(batches, self.plan.accumulation))
-                first = ""
+                group = list(islice(batches, self.plan.accumulation))
             except Exception:
                 self._keep_steps()
                 raise
@@ -335,20 +316,16 @@ class DefaultTrainer(TrainerBase):
             FloatingPointError: a loss of the last steps was NaN or infinite.
             MemoryShortage: there is too little memory.
         """
-        comm.at(f"iteration {self.iteration + 1}", waits=True)
-        together.begin_step(self.network, self.sampler.seed, self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
         set_progress(self.network, self.iteration, self.plan.total_steps)
-        norm, rates = None, learning_rates(self.optimizer)
-        first = "" if self._stepped else ", the first one: kernels are compiled and CUDA graphs captured"
-        with waiting(f"iteration {self.iteration + 1} of {self.plan.total_steps}{first}"):
-            outputs = self.incidents.attempt(
-                lambda: [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)], batches
-            )
-            if outputs is not None:
-                with self.incidents.memory(batches):
-                    norm = self._update()
-        self._stepped = True
+        outputs = self.incidents.attempt(
+            lambda: [self._forward_backward(batch, len(batches), i) for i, batch in enumerate(batches)], batches
+        )
+        rates = learning_rates(self.optimizer)
+        norm = None
+        if outputs is not None:
+            with self.incidents.memory(batches):
+                norm = self._update()
         self.scheduler.step()
         self.iteration += 1
         if self.cfg.empty_cache:
@@ -376,7 +353,7 @@ class DefaultTrainer(TrainerBase):
         """Add the gradient of one batch, weighted by 1 / ``of``; the last one shares it over processes."""
         share_now = number == of - 1 or not isinstance(self.model, DistributedDataParallel)
         with nullcontext() if share_now else self.model.no_sync():  # type: ignore[operator]
-            with self._means(), device.autocast(self.cfg.enable_amp, self.amp_dtype):
+            with device.autocast(self.cfg.enable_amp, self.amp_dtype):
                 output: dict[str, Any] = self.model(device.move(batch, self.device))
             loss = output["loss"]
             if not loss.requires_grad:
@@ -413,7 +390,7 @@ class DefaultTrainer(TrainerBase):
             FloatingPointError: a loss or a weight is NaN or infinite; nothing is written.
             Interrupted: a signal has come; the file has been written.
         """
-        with self.interrupts.hold(), waiting(f"writing {name}"):
+        with self.interrupts.hold():
             checkpoint.save(self, self.folder / name, epoch_done)
             if name == run_folder.LAST:
                 self.saved = self.iteration

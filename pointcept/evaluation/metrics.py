@@ -11,32 +11,6 @@ from torch import Tensor
 
 from pointcept.utils import comm
 
-RANGES = (10.0, 20.0, 30.0, 40.0, 50.0)
-"""Where the horizontal distance from the sensor is cut [m]."""
-
-
-@dataclass(frozen=True)
-class RangeMetrics:
-    """Results over the points of one range of distances; fractions in [0, 1], NaN where undefined.
-
-    Args:
-        low: nearest distance [m].
-        high: farthest distance [m], infinite for the last range.
-        iou: of each class, as in :class:`Metrics`.
-        miou_present: mean IoU over the classes that occur in this range.
-        all_acc: share of the points that are right.
-        num_classes: classes that occur.
-        num_points: evaluated points.
-    """
-
-    low: float
-    high: float
-    iou: tuple[float, ...]
-    miou_present: float
-    all_acc: float
-    num_classes: int
-    num_points: int
-
 
 @dataclass(frozen=True)
 class Metrics:
@@ -63,8 +37,6 @@ class Metrics:
         baseline: what always predicting the most frequent class would get on the same points.
         num_points: evaluated points, the ignored ones left out.
         num_scans: evaluated scans.
-        confusion: points of each true class (row) by predicted class, K rows of K.
-        ranges: the same by distance from the sensor, see ``RANGES``; none where no distance was known.
     """
 
     names: tuple[str, ...]
@@ -81,8 +53,6 @@ class Metrics:
     baseline: MajorityBaseline
     num_points: int
     num_scans: int
-    confusion: tuple[tuple[int, ...], ...] = ()
-    ranges: tuple[RangeMetrics, ...] = ()
 
     def present(self) -> list[bool]:
         """Which classes occur in the ground truth."""
@@ -133,17 +103,15 @@ class ConfusionMatrix:
         self.ignore_index = ignore_index
         self.names = tuple(names)
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-        self.by_range = torch.zeros(len(RANGES) + 1, num_classes, num_classes, dtype=torch.int64, device=device)
         self.num_scans = 0
 
-    def update(self, pred: Tensor, target: Tensor, num_scans: int = 1, distance: Tensor | None = None) -> None:
+    def update(self, pred: Tensor, target: Tensor, num_scans: int = 1) -> None:
         """Add points.
 
         Args:
             pred: predicted class, integer of any shape, in [0, K) where the target is not ignored.
             target: true class, integer of the same shape, in [0, K) or ``ignore_index``.
             num_scans: how many scans these points are.
-            distance: horizontal distance from the sensor [m], of the same shape; None if nobody knows.
 
         Raises:
             ValueError: different shapes, floating-point input, or a class outside [0, K).
@@ -160,13 +128,7 @@ class ConfusionMatrix:
         # would make a GPU wait once for each mask.
         cell = torch.where(wrong, k * k + 1, target * k + pred)
         cell = torch.where(target == self.ignore_index, k * k, cell)
-        parts, bins = 1, k * k + 2
-        if distance is not None:
-            parts = len(self.by_range)
-            cuts = torch.tensor(RANGES, dtype=torch.float32, device=cell.device)
-            cell = cell + bins * torch.bucketize(distance.reshape(-1).to(cell.device, torch.float32), cuts, right=True)
-        by_part = torch.bincount(cell, minlength=parts * bins).view(parts, bins).to(self.counts.device)
-        counts = by_part.sum(0)
+        counts = torch.bincount(cell, minlength=k * k + 2).to(self.counts.device)
         if counts[-1] > 0:
             raise ValueError(
                 f"{int(counts[-1])} points have a class outside 0 to {k - 1}: predictions from {int(pred.min())} to "
@@ -174,8 +136,6 @@ class ConfusionMatrix:
                 f"({self.ignore_index} is ignored)"
             )
         self.counts += counts[: k * k].view(k, k)
-        if distance is not None:
-            self.by_range += by_part[:, : k * k].reshape(parts, k, k)
         self.num_scans += num_scans
 
     def merge(self, other: ConfusionMatrix) -> None:
@@ -187,20 +147,17 @@ class ConfusionMatrix:
         if (other.names, other.ignore_index) != (self.names, self.ignore_index):
             raise ValueError(f"cannot merge counts of {other.names} into counts of {self.names}")
         self.counts += other.counts.to(self.counts.device)
-        self.by_range += other.by_range.to(self.counts.device)
         self.num_scans += other.num_scans
 
     def all_reduce(self) -> None:
         """Replace the counts by their sum over all processes; every process has to call it."""
         scans = torch.tensor([self.num_scans], dtype=torch.int64, device=self.counts.device)
-        total = comm.all_reduce_sum(torch.cat([self.counts.flatten(), self.by_range.flatten(), scans]))
-        counts, by_range = total[:-1].split([self.counts.numel(), self.by_range.numel()])
-        self.counts, self.by_range = counts.view_as(self.counts), by_range.view_as(self.by_range)
-        self.num_scans = int(total[-1])
+        total = comm.all_reduce_sum(torch.cat([self.counts.flatten(), scans]))
+        self.counts, self.num_scans = total[:-1].view_as(self.counts), int(total[-1])
 
     def reset(self) -> None:
         """Forget everything counted so far."""
-        self.counts, self.by_range = torch.zeros_like(self.counts), torch.zeros_like(self.by_range)
+        self.counts = torch.zeros_like(self.counts)
         self.num_scans = 0
 
     def compute(self) -> Metrics:
@@ -224,32 +181,7 @@ class ConfusionMatrix:
             baseline=majority_baseline(target.tolist(), self.names),
             num_points=int(target.sum()),
             num_scans=self.num_scans,
-            confusion=tuple(map(tuple, counts.tolist())),
-            ranges=self._ranges(),
         )
-
-    def _ranges(self) -> tuple[RangeMetrics, ...]:
-        by_range = self.by_range.cpu()
-        if not by_range.any():
-            return ()
-        return tuple(
-            _range_metrics(low, high, counts)
-            for low, high, counts in zip((0.0, *RANGES), (*RANGES, math.inf), by_range, strict=True)
-        )
-
-
-def _range_metrics(low: float, high: float, counts: Tensor) -> RangeMetrics:
-    target, pred, hit = counts.sum(1), counts.sum(0), counts.diagonal()
-    iou, present = _ratio(hit, target + pred - hit), target > 0
-    return RangeMetrics(
-        low=low,
-        high=high,
-        iou=tuple(iou.tolist()),
-        miou_present=_mean(iou[present]),
-        all_acc=_ratio(hit.sum(), target.sum()).item(),
-        num_classes=int(present.sum()),
-        num_points=int(target.sum()),
-    )
 
 
 def majority_baseline(target_count: Sequence[int], names: Sequence[str] | None = None) -> MajorityBaseline:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +19,6 @@ from pointcept.evaluation.metrics import Metrics
 from pointcept.utils.files import write_text_atomic
 
 Kind = Literal["quick", "precise"]
-
-NUMBERS = re.compile(r"\[\s+(?:(?:null|[-+.\deE]+),?\s+)+\]")
-"""A list of numbers in indented JSON: a line for each would make the rows of a matrix unreadable."""
 
 
 def format_table(metrics: Metrics, kind: Kind) -> str:
@@ -91,19 +87,6 @@ def report_dict(metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = 
             }
             for i, name in enumerate(m.names)
         ],
-        "confusion": m.confusion,
-        "ranges": [
-            {
-                "from": part.low,
-                "to": part.high,
-                f"miou_present_{kind}": part.miou_present,
-                f"all_acc_{kind}": part.all_acc,
-                "classes": part.num_classes,
-                "points": part.num_points,
-                "iou": part.iou,
-            }
-            for part in m.ranges
-        ],
     }
     clash = report.keys() & (extra or {}).keys()
     if clash:
@@ -120,7 +103,7 @@ def report_file(kind: Kind) -> Path:
 def write_report(path: str | Path, metrics: Metrics, kind: Kind, extra: Mapping[str, Any] | None = None) -> Path:
     """Write :func:`report_dict` as JSON, whole or not at all."""
     text = json.dumps(report_dict(metrics, kind, extra), indent=2, allow_nan=False)
-    return write_text_atomic(path, NUMBERS.sub(lambda row: " ".join(row[0].split()), text) + "\n")
+    return write_text_atomic(path, text + "\n")
 
 
 def _check(kind: str) -> None:

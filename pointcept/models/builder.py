@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pointcept.models.losses.distill.base import OwnGenerator
 from pointcept.utils.errors import ConfigError
 from pointcept.utils.registry import Registry
 
@@ -30,19 +29,16 @@ def build_model(cfg: Mapping[str, Any]) -> nn.Module:
     return MODELS.build(cfg, "model")
 
 
-def inference_config(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the network that is deployed: of a distillation the student's.
+def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
+    """Build the network that is deployed: of a distillation the student, without its teacher.
 
     A model class says so by a static method ``inference_config(cfg) -> cfg``.
     """
-    narrow = getattr(MODELS.get(cfg["type"]) if "type" in cfg else None, "inference_config", None)
-    part: Mapping[str, Any] = cfg if narrow is None else narrow(cfg)
-    return part
-
-
-def build_inference_model(cfg: Mapping[str, Any]) -> nn.Module:
-    """Build the network that is deployed: of a distillation the student, without its teacher."""
-    part = inference_config(cfg)
+    entry = MODELS.get(cfg["type"]) if "type" in cfg else None
+    narrow = getattr(entry, "inference_config", None)
+    if narrow is None:
+        return MODELS.build(cfg, "model")
+    part = narrow(cfg)
     return MODELS.build(part, next((f"model.{key}" for key, value in cfg.items() if value is part), "model"))
 
 
@@ -102,14 +98,3 @@ def set_progress(model: nn.Module, done: int, steps: int) -> None:
     tell = getattr(model, "set_progress", None)
     if tell is not None:
         tell(done, steps)
-
-
-def reseed(model: nn.Module, seed: int) -> None:
-    """Start all draws of the modules that have a generator of their own; those have a method ``seed(seed)``.
-
-    Args:
-        model: the network that is trained, with its losses.
-        seed: in [0, 2^63).
-    """
-    for number, module in enumerate(m for m in model.modules() if isinstance(m, OwnGenerator)):
-        module.seed((seed + number) % 2**63)

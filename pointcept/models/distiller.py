@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pointcept.models.builder import MODELS
 from pointcept.models.fixed_batch import FixedBatch
 from pointcept.models.gradient_norms import gradient_norms
-from pointcept.models.losses import DISTILL_LOSSES, LOSSES
+from pointcept.models.losses import DISTILL_LOSSES
 from pointcept.models.losses.distill.base import DistillationLoss, wide
 from pointcept.models.losses.distill.schedule import WeightSchedule
 from pointcept.models.output import Latent, Output
@@ -42,9 +42,9 @@ class Distiller(nn.Module):
     Args:
         teacher: config of the teacher's segmentor.
         student: config of the student's segmentor.
-        losses: configs out of the registry of distillation losses, a list or a dict of them by name. Each is called
-            with ``(student: Output, teacher: Output, batch)`` and returns an unweighted scalar; its ``loss_weight`` is
-            applied here. In the log a loss has its name in the dict, or its type; one that is None is left out.
+        losses: configs out of the registry of distillation losses. Each is called with
+            ``(student: Output, teacher: Output, batch)`` and returns an unweighted scalar; its
+            ``loss_weight`` is applied here.
         teacher_weight: the teacher's checkpoint; ``"random"`` leaves it untrained, for tests. Several, such as those of
             different seeds, make a teacher whose probabilities are the mean of theirs, for losses on scores; features
             and their gradients are those of the first. Each costs a forward pass and memory for its weights.
@@ -68,20 +68,19 @@ class Distiller(nn.Module):
         self,
         teacher: Mapping[str, Any],
         student: Mapping[str, Any],
-        losses: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any] | None],
+        losses: Sequence[Mapping[str, Any]],
         teacher_weight: str | Sequence[str],
         teacher_cache: str | None = None,
         unlabelled: bool = False,
         gradients_every: int | None = None,
     ) -> None:
         super().__init__()
-        chosen = _chosen(losses)
-        if not chosen:
+        if not losses:
             raise ConfigError("a Distiller needs at least one loss, such as dict(type='KLDLoss')")
         if gradients_every is not None:
             check_integer("gradients_every", gradients_every, 1)
         student_model: Segmentor = MODELS.build(student, "student")
-        modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg, place) for place, _, cfg in chosen]
+        modules: list[DistillationLoss] = [DISTILL_LOSSES.build(cfg, f"losses.{i}") for i, cfg in enumerate(losses)]
         guided = any(module.needs_gradients for module in modules)
         criteria = (teacher.get("criteria") or student.get("criteria")) if guided else None
         weights = _weight_files(teacher_weight)
@@ -90,8 +89,8 @@ class Distiller(nn.Module):
         teacher_model = teachers[0]
         _check_pair(teacher_model, student_model)
         channels = student_model.backbone.stage_channels, teacher_model.backbone.stage_channels
-        for (place, _, _), module in zip(chosen, modules, strict=True):
-            with inside(place):
+        for i, module in enumerate(modules):
+            with inside(f"losses.{i}"):
                 module.connect(*channels)
         for model, weight in zip(teachers, weights, strict=True):
             if weight != "random":
@@ -99,7 +98,7 @@ class Distiller(nn.Module):
             model.eval().requires_grad_(False)
         self.student = student_model
         self.losses = nn.ModuleList(modules)
-        self._loss_names = _unique_names([name for _, name, _ in chosen])
+        self._loss_names = _unique_names([cfg["type"] for cfg in losses])
         self._watches = [Stopwatch() for _ in modules]
         self._unlabelled, self._gradients_every = unlabelled, gradients_every
         self._done, self._steps = 0, 1
@@ -317,22 +316,6 @@ def _check_pair(teacher: Segmentor, student: Segmentor) -> None:
         raise ConfigError(f"teacher and student read the same features: in_channels are {theirs} and {ours}")
     if student.criteria is None:
         raise ConfigError("the student needs criteria=[...]: distillation adds to its segmentation loss")
-
-
-def _chosen(
-    losses: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any] | None],
-) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Each loss that is not left out: its place in the config, its name in the log, and its config."""
-    if isinstance(losses, Mapping):
-        for name in losses:
-            # The log has criteria under the names of their types, and facts of a term behind a slash.
-            if not str(name).isidentifier() or name in ("loss", "seg") or name in LOSSES:
-                raise ConfigError(
-                    f"losses: got a loss called {name!r}, allowed: letters, digits and _, but not 'loss', 'seg' or the "
-                    "type of a criterion"
-                )
-        return [(f"losses.{name}", name, cfg) for name, cfg in losses.items() if cfg is not None]
-    return [(f"losses.{i}", cfg["type"], cfg) for i, cfg in enumerate(losses)]
 
 
 def _unique_names(names: list[str]) -> list[str]:

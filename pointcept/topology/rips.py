@@ -45,9 +45,8 @@ def _import_engine(module: str, package: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"this persistence engine needs the package {package!r}: pip install {package} (where it has no wheel, a"
-            " compiler builds it), or all that pointcept.topology can use: pip install 'pointcept[topology]'; H0 alone,"
-            " dims=(0,), needs none"
+            f"this persistence engine needs the package {package!r}: pip install {package}, or all that"
+            " pointcept.topology can use: pip install 'pointcept[topology]'"
         ) from error
 
 

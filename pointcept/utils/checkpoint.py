@@ -22,7 +22,6 @@ from torch import nn
 from pointcept.utils.archive import check_archive
 from pointcept.utils.errors import CheckpointError, DamagedFile
 from pointcept.utils.faults import machine_fault
-from pointcept.utils.files import NO_SPACE, give_up
 from pointcept.utils.inert_pickle import RefusedName, StandIn, load_inert
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ SAFE_GLOBALS: list[Any] = [
 ]
 
 
-def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = (), spare: Sequence[Path] = ()) -> None:
+def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()) -> None:
     """Write ``content`` with ``torch.save`` so that ``path`` holds either the old or the new file.
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and the file is
@@ -58,7 +57,6 @@ def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()
         content: tensors and plain values.
         path: the file.
         earlier: where the file that it replaces goes, what is there in its turn, and so on; the last one is lost.
-        spare: files that are given up, the first one first, if there is no space otherwise.
 
     Raises:
         CheckpointError: the file cannot be written: a full disk, missing rights, a file where its folder should be.
@@ -67,13 +65,16 @@ def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while not _written(content, temporary, path, spare):
-            pass
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         _keep(path, earlier)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        cause = _system_error(error)
-        if cause is None:
+        # On a full disk torch complains about positions in the file; what happened stands behind that.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
             raise
         raise CheckpointError(
             f"cannot write {path}: {cause.strerror or cause}; an earlier file there is as it was"
@@ -86,35 +87,6 @@ def save_atomically(content: Any, path: str | Path, earlier: Sequence[Path] = ()
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _system_error(error: BaseException) -> OSError | None:
-    """What happened: on a full disk torch complains about positions in the file, and the cause stands behind that."""
-    cause = error if isinstance(error, OSError) else error.__context__
-    return cause if isinstance(cause, OSError) else None
-
-
-def _written(content: Any, temporary: Path, path: Path, spare: Sequence[Path]) -> bool:
-    """Write the temporary file; False if there was no space, and a spare file has been given up for it.
-
-    Raises:
-        OSError, RuntimeError: it cannot be written.
-    """
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        return True
-    except (OSError, RuntimeError) as error:
-        cause = _system_error(error)
-        if cause is None or cause.errno not in NO_SPACE:
-            raise
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if not give_up(path, spare):
-            raise
-        return False
 
 
 def _keep(path: Path, earlier: Sequence[Path]) -> None:
@@ -352,10 +324,7 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | 
     others = [k for k, v in fitting.items() if own[k].is_floating_point() and v.dtype != own[k].dtype]
     if others:
         pair = dtype_name(fitting[others[0]]), dtype_name(own[others[0]])
-        # half precision in a larger type is what exported weights are, and loses nothing more
-        widened = all(torch.promote_types(fitting[k].dtype, own[k].dtype) == own[k].dtype for k in others)
-        level = logging.INFO if widened else logging.WARNING
-        logger.log(level, "%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
+        logger.warning("%s: %d entries are %s in the file and %s in the model", path, len(others), *pair)
     model.load_state_dict(fitting, strict=False)
     logger.info("loaded weights from %s%s", path, "".join(f"; {form}" for form in weight_forms(model)))
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import addict
 
-from pointcept.utils.config_files import find_config
 from pointcept.utils.config_loader import Layer, follow_data_root, load_layer
 from pointcept.utils.config_options import apply_options, parse_options
 from pointcept.utils.config_schema import SCHEMA, check_plain, check_schema, defaults
@@ -53,13 +52,13 @@ class Config(addict.Dict):  # type: ignore[misc]
         """Read a config file: schema keys only, defaults filled in, types checked.
 
         Args:
-            path: a ``.py`` file, or the name of an installed config, see :func:`find_config`.
+            path: a ``.py`` file.
             options: overrides ``{"model.backbone.drop_path": 0.1}``, see :func:`parse_options`.
 
         Raises:
             ConfigError: anything wrong in the file, its bases or the options.
         """
-        path = find_config(path)
+        path = Path(path)
         layer = load_layer(path)
         _drop_retired(layer)
         _check_names(layer)

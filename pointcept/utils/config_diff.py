@@ -13,8 +13,7 @@ from pointcept.utils.config_schema import defaults
 FREE = {
     *("weight", "resume", "resume_changes", "save_path", "miou_result_path", "data_root", "test_only", "seed"),
     *("num_worker", "batch_size_val", "batch_size_test", "log_freq", "evaluate", "hooks", "test", "data.test"),
-    *("skip_nonfinite", "skip_out_of_memory", "dist_timeout", "imports"),
-    *("log_details", "enable_wandb", "wandb_project", "wandb_key"),
+    *("skip_nonfinite", "skip_out_of_memory"),
     # up to rounding
     *("backend", "cuda_graphs", "deterministic", "empty_cache", "find_unused_parameters"),
 }

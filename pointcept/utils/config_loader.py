@@ -1,7 +1,7 @@
 """Reading Python config files: bases, references to bases, merging.
 
-A file is ordinary Python. ``_base_ = ["a.py", "b.py"]`` (relative to the file, or names of installed
-configs) names configs to start from; dicts are merged key by key, ``_delete_=True`` inside a dict replaces instead;
+A file is ordinary Python. ``_base_ = ["a.py", "b.py"]`` (relative to the file) names configs to
+start from; dicts are merged key by key, ``_delete_=True`` inside a dict replaces instead;
 ``{{_base_.data.num_classes}}`` stands for a value of the bases and keeps its type. Names that
 start with ``_`` stay private to their file.
 """
@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pointcept.utils.config_files import installed_config, near_names
 from pointcept.utils.errors import ConfigError, did_you_mean
 from pointcept.utils.files import read_regular
 
@@ -73,16 +72,10 @@ def load_layer(path: Path, parents: tuple[Path, ...] = ()) -> Layer:
         raise ConfigError(f"{path} is no Python source that can be read, or nested too deep for that") from None
     layer = Layer()
     for base in _find_bases(tree, path):
-        _join(layer, load_layer(_base_file(path, base), chain), path)
+        _join(layer, load_layer(path.parent / base, chain), path)
     own, read = _execute(tree, references, layer, path)
     _extend(layer, own, read, path)
     return layer
-
-
-def _base_file(path: Path, base: str) -> Path:
-    """The file that ``_base_`` of ``path`` means: one beside it, or else the installed config of that name."""
-    beside = path.parent / base
-    return beside if os.path.lexists(beside) else installed_config(base) or beside
 
 
 def merge(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,14 +114,12 @@ def follow_data_root(values: dict[str, Any], former: Any, root: Any) -> dict[str
 def _read(path: Path, parents: tuple[Path, ...]) -> str:
     asked_by = f", which is a _base_ of {parents[-1]}" if parents else ""
     if path.suffix != ".py":
-        known = f"; installed configs with such a name are {near_names(path)}" if not os.path.exists(path) else ""
-        raise ConfigError(f"config files end in .py, got {path}{asked_by}{known}")
+        raise ConfigError(f"config files end in .py, got {path}{asked_by}")
     try:
         return importlib.util.decode_source(read_regular(path, MOST_BYTES))  # as Python reads it: BOM, coding
     except (FileNotFoundError, NotADirectoryError):
         place = "" if path.is_absolute() else f" (looked for {os.path.abspath(path)})"
-        nearest = f"; the nearest installed ones are {near_names(path)}" if not parents else ""
-        raise ConfigError(f"no config file {path}{asked_by}{place}{nearest}") from None
+        raise ConfigError(f"no config file {path}{asked_by}{place}") from None
     except OSError as error:
         raise ConfigError(f"config file {path}{asked_by}: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:  # bytes that are no characters, NUL in the name

@@ -90,7 +90,6 @@ OPTIONAL_COUNT = (int, NoneType)
 MOST = 2**16  # scans or batches held at a time, far more than any machine holds
 
 SCHEMA: dict[str, Field] = {
-    "imports": Field((list,), [], "Modules of yours to import first: they register what the config names."),
     "weight": Field(OPTIONAL_PATH, None, "Checkpoint to start from, to resume or to test."),
     "resume": Field((bool,), False, "Continue the run of save_path, or that of 'weight'; begin if there is none."),
     "resume_changes": Field(
@@ -125,10 +124,6 @@ SCHEMA: dict[str, Field] = {
     "epoch": Field((int,), 100, "Passes over the training data.", minimum=1),
     "eval_epoch": Field((int,), 100, "How many times to evaluate and save; divides 'epoch'.", minimum=1),
     "log_freq": Field((int,), 10, "Steps between two log lines.", minimum=1),
-    "log_details": Field((bool,), False, "Show whole lines in the terminal, as train.log has them; the same as -v."),
-    "enable_wandb": Field((bool,), False, "Send scalars to Weights & Biases too; needs the extra 'wandb'."),
-    "wandb_project": Field((str,), "pointcept", "The project there."),
-    "wandb_key": Field((str, NoneType), None, "The key of an account there; None takes the one of 'wandb login'."),
     "skip_nonfinite": Field(
         (int,),
         0,
@@ -139,12 +134,6 @@ SCHEMA: dict[str, Field] = {
         (int,), 0, "Training steps that may be left out for lack of memory; without CUDA graphs.", minimum=0
     ),
     "clip_grad": Field((float, NoneType), None, "Largest norm of the gradient; None does not clip.", minimum=0),
-    "dist_timeout": Field(
-        (float,),
-        600,
-        "Seconds that the processes of a run wait for one that stands still, or does not come.",
-        minimum=1,
-    ),
     "sync_bn": Field((bool,), False, "Share batch statistics over the GPUs."),
     "enable_amp": Field((bool,), False, "Automatic mixed precision."),
     "amp_dtype": Field((str,), "float16", "Half precision that AMP uses.", choices=tuple(AMP_DTYPES)),
@@ -171,7 +160,6 @@ SCHEMA: dict[str, Field] = {
             {"type": "SemSegEvaluator"},
             {"type": "CheckpointSaver"},
             {"type": "PreciseEvaluator"},
-            {"type": "ReportWriter"},
         ],
         "What runs beside the training loop.",
     ),

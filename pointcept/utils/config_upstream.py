@@ -39,6 +39,7 @@ class Renamed:
     name: str
 
 
+_LOG = "runs are logged to TensorBoard and to a text file only"
 _LAUNCH = "the command line says it: --num-gpus, --num-machines, --machine-rank, --dist-url"
 _PER_GPU = "it follows from the number for the whole run"
 _PROFILE = "tools/benchmark.py --stages measures where the time goes"
@@ -46,6 +47,9 @@ _CACHE = "the operating system keeps files in memory that were read before"
 _OTHER_MODEL = "it belongs to another network"
 
 KEYS: dict[str, str] = {
+    "enable_wandb": _LOG,
+    "wandb_project": _LOG,
+    "wandb_key": _LOG,
     "empty_cache_per_epoch": "'empty_cache' is the one switch",
     "max_batch_points": "bound the points of a scan with SphereCrop",
     "save_freq": "it is an argument of the hook CheckpointSaver",

@@ -163,11 +163,6 @@ def guarded(main: Callable[[], int]) -> int:
         show_traceback()
         complain(f"error: {error}")
         code = USER_ERROR
-    except BaseException:
-        if not _at_once:
-            raise
-        complain(traceback.format_exc().rstrip())
-        code = 1
     lost = flush_output()
     if lost is not None:
         complain(f"error: standard output: {machine_fault(lost) or lost}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import shutil
 import stat
@@ -16,11 +15,7 @@ from typing import Any
 from pointcept.utils.errors import ConfigError, DataError
 from pointcept.utils.faults import machine_fault
 
-logger = logging.getLogger(__name__)
-
 MOST_JSON = 2**28  # bytes
-GROWN = 2**20  # bytes that are read at a time of a file that is longer than it said
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LONGEST_NAME = 200  # bytes of a file's name that its temporary one repeats; file systems end at 255
 
 
@@ -79,24 +74,6 @@ def copy_atomically(source: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def give_up(path: Path, spare: Sequence[Path]) -> bool:
-    """Remove one of the spare files, if all of them make room for a file as large as the one at ``path``.
-
-    Returns:
-        Whether one was removed.
-    """
-    # Another name of a file that stays holds no space.
-    holding = [each for each in spare if each.exists() and each != path and each.stat().st_nlink == 1]
-    room = os.statvfs(path.parent)
-    free = room.f_bavail * room.f_frsize + sum(each.stat().st_size for each in holding)
-    if not holding or (path.exists() and free < path.stat().st_size):
-        return False
-    size = holding[0].stat().st_size
-    holding[0].unlink()
-    logger.warning("no space for %s: gave up %s (%.1f MB), an older state", path, holding[0], size / 1e6)
-    return True
-
-
 def read_regular(path: str | Path, most: int) -> bytes:
     """Read a file that is one: a pipe or a device might never end, or never begin.
 
@@ -113,10 +90,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "is a pipe, a device or a socket, expected a file", str(path))
     with open(path, "rb") as file:
-        # Not read(most + 1): Python asks for that much memory first.
-        data = file.read(min(facts.st_size, most) + 1)
-        while len(data) > facts.st_size and len(data) <= most and (more := file.read(GROWN)):
-            data += more
+        data = file.read(most + 1)
     if len(data) > most:
         raise OSError(errno.EINVAL, f"has {facts.st_size} bytes, expected at most {most}", str(path))
     return data

@@ -178,14 +178,13 @@ def _forget() -> None:
     _held.clear()
 
 
-def let_all_go() -> None:
-    """Give back every folder that this process holds."""
+def _let_all_go() -> None:
     for place in list(_held):
         let_go(place)
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(let_all_go)
+atexit.register(_let_all_go)
 
 
 def started(pid: int) -> int | None:

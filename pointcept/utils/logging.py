@@ -5,36 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import textwrap
 from pathlib import Path
 
 from pointcept.utils import comm
 from pointcept.utils.faults import machine_fault
-from pointcept.utils.patience import heard
-from pointcept.utils.progress import WIDTH, beside_bars
 from pointcept.utils.streams import complain, drop
 
 ROOT = "pointcept"
 FORMAT = "[%(asctime)s %(levelname)s] %(message)s"
 DATES = "%Y-%m-%d %H:%M:%S"
-BRIEF = "brief"
-"""The attribute of a record (``extra={BRIEF: text}``) that a terminal shows in the place of its message."""
 
 
-def setup_logging(
-    save_path: str | Path | None = None, filename: str = "train.log", resume: bool = False, details: bool = False
-) -> None:
+def setup_logging(save_path: str | Path | None = None, filename: str = "train.log", resume: bool = False) -> None:
     """Send the package's log to the terminal and, with ``save_path``, to a file in it.
 
     Rank 0 writes everything from INFO on; other ranks write errors only, with their number,
-    to the terminal. Calling it again replaces the earlier handlers. The terminal has lines of at most ``WIDTH``
-    columns, and of some lines a brief form; the file has everything.
+    to the terminal. Calling it again replaces the earlier handlers.
 
     Args:
         save_path: folder of the run; it is created.
         filename: the file's name in ``save_path``.
         resume: append to the file instead of starting it afresh.
-        details: show the whole lines in the terminal too.
 
     Raises:
         OSError: the file cannot be opened. Later the log ends no run, whatever happens to disk and terminal.
@@ -45,19 +36,14 @@ def setup_logging(
     main = comm.is_main_process()
     logger.setLevel(logging.INFO if main else logging.ERROR)
     prefix = "" if main else f"[rank {comm.rank()}] "
+    formatter = logging.Formatter(prefix + FORMAT, DATES)
     handlers: list[logging.Handler] = [TerminalHandler(sys.stdout)]
-    handlers[0].setFormatter(TerminalFormatter(prefix, details))
     if save_path is not None and main:
         Path(save_path).mkdir(parents=True, exist_ok=True)
         handlers.append(LogFileHandler(Path(save_path) / filename, resume))
-        handlers[1].setFormatter(logging.Formatter(FORMAT, DATES))
     for handler in handlers:
+        handler.setFormatter(formatter)
         logger.addHandler(handler)
-
-
-def warning_level() -> int:
-    """The level of a warning that every process has to give: those of other ranks are shown as errors only."""
-    return logging.WARNING if comm.is_main_process() else logging.ERROR
 
 
 def close_logging() -> None:
@@ -69,44 +55,8 @@ def close_logging() -> None:
     logger.propagate = True
 
 
-class TerminalFormatter(logging.Formatter):
-    """Lines of at most ``WIDTH`` columns; what is longer goes on in the next one. Words, such as paths, stay whole.
-
-    Args:
-        prefix: of every line.
-        details: show the message of a record even where it has a brief form.
-    """
-
-    def __init__(self, prefix: str = "", details: bool = False) -> None:
-        super().__init__()
-        self.prefix, self.details = prefix, details
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The lines of a record: its time, its level if that is not INFO, and its message."""
-        level = "" if record.levelno == logging.INFO else f" {record.levelname}"
-        brief = None if self.details else getattr(record, BRIEF, None)
-        text = brief or record.getMessage()
-        if record.exc_info:
-            text += f"\n{self.formatException(record.exc_info)}"
-        lines = f"{self.prefix}[{self.formatTime(record, '%H:%M:%S')}{level}] {text}".splitlines()
-        return "\n".join(part for line in lines for part in folded(line))
-
-
-def folded(line: str, width: int = WIDTH) -> list[str]:
-    """Cut a line between words so that no part has more than ``width`` columns, unless a word has."""
-    if len(line) <= width:
-        return [line]
-    options = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(line, width, **options) or [line]  # type: ignore[arg-type]
-
-
 class TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to standard output until that fails, which it says once on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        heard()
-        with beside_bars(self.stream):
-            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

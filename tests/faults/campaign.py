@@ -28,7 +28,7 @@ from tests.faults.world import World
 CASE_LIMIT = 900.0
 """Seconds for one case; its tools have limits of their own, so this one is for errors of the harness."""
 IMPORTED = (
-    "pointcept.engines.defaults", "pointcept.engines.predict", "pointcept.reports.compare_command", "tensorboardX",
+    "pointcept.engines.defaults", "pointcept.engines.predict", "pointcept.evaluation.compare", "tensorboardX",
     "torch._dynamo", "yapf.yapflib.yapf_api",
 )  # fmt: skip
 """What the tools import at their start or later."""

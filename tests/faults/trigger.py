@@ -91,7 +91,7 @@ class _Watch:
             if not self.hooked:
                 self._hook_optimizers()
             if _matches(event, arguments, self.moment):
-                self._count(str(arguments[1] if event == "os.rename" else arguments[0]))
+                self._count()
         finally:
             self.busy = False
 
@@ -102,14 +102,14 @@ class _Watch:
             self.hooked = True
             register(lambda *_: self._count())
 
-    def _count(self, path: str | None = None) -> None:
+    def _count(self) -> None:
         if self.moment.rank is not None and _rank() != self.moment.rank:
             return
         self.left -= 1
         if self.left > 0:
             return
         if self.moment.error is not None:
-            raise OSError(self.moment.error, os.strerror(self.moment.error), path)
+            raise OSError(self.moment.error, os.strerror(self.moment.error))
         if self.left == 0:
             self._stop()
 

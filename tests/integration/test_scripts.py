@@ -104,21 +104,3 @@ def test_the_exit_code_is_that_of_the_tool(tmp_path: Path) -> None:
     done = run_script("train", "-p", sys.executable, "-d", "waymo", "-c", "nothing", cwd=tmp_path, PYTHONPATH=str(REPO))
     assert done.returncode == 2
     assert "no config file configs/waymo/nothing.py" in done.stderr
-
-
-def test_a_slurm_job(tmp_path: Path) -> None:
-    """One task for each GPU of each machine; a job that was stopped is queued once more."""
-    for name, code in (("srun", 75), ("scontrol", 0)):
-        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@"\nexit {code}\n')
-        (tmp_path / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_SUBMIT_DIR": str(REPO)}
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = run_script("slurm", "--config", "a b.py", "--options", "epoch=2", cwd=tmp_path, PATH=path, **job)
-    assert (done.returncode, done.stderr) == (75, "")
-    call = ["srun", "--nodes", "2", "--ntasks-per-node", "4", "--wait=60", "python", "tools/train.py"]
-    resumed = ["--config", "a b.py", "--options", "epoch=2", "--options", "resume=True"]
-    assert done.stdout.splitlines() == [*call, *resumed, "scontrol", "requeue", "7"]
-    test = run_script("slurm", "--config", "a", cwd=tmp_path, PATH=path, **job, TOOL="test", TASKS="1", PYTHON="py")
-    assert test.stdout.splitlines()[4:9] == ["1", "--wait=60", "py", "tools/test.py", "--config"]
-    assert "resume=True" not in test.stdout
-    assert run_script("slurm", cwd=tmp_path).returncode == 2

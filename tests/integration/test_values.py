@@ -198,20 +198,20 @@ ENGINE = {
     "test.verbose=3": ("test.verbose: got 3",),
 }
 DISTILLATION = {
-    "model.losses.kld.temperature=0": ("model.losses.kld.temperature: got 0", "above 0"),
-    "model.losses.kld.loss_weight=-1": ("model.losses.kld.loss_weight: got -1",),
-    "model.losses.kld.loss_weight={'start': 0.0}": ("model.losses.kld.loss_weight: ", "'end' is missing"),
-    "model.losses.kld.loss_weight={'start': 0.0, 'end': -1.0}": ("model.losses.kld.loss_weight.end: got -1.0",),
-    "model.losses.kld.loss_weight=much": ("model.losses.kld.loss_weight: got 'much'",),
-    "model.losses.kld.sure=1.5": ("model.losses.kld.sure: got 1.5", "below 1"),
+    "model.losses.0.temperature=0": ("model.losses.0.temperature: got 0", "above 0"),
+    "model.losses.0.loss_weight=-1": ("model.losses.0.loss_weight: got -1",),
+    "model.losses.0.loss_weight={'start': 0.0}": ("model.losses.0.loss_weight: ", "'end' is missing"),
+    "model.losses.0.loss_weight={'start': 0.0, 'end': -1.0}": ("model.losses.0.loss_weight.end: got -1.0",),
+    "model.losses.0.loss_weight=much": ("model.losses.0.loss_weight: got 'much'",),
+    "model.losses.0.sure=1.5": ("model.losses.0.sure: got 1.5", "below 1"),
     "model.gradients_every=0": ("model.gradients_every: got 0", "at least 1"),
     "model.teacher_weight=[]": ("model.teacher_weight: got []", "a file, or a list"),
-    "model.losses.grad.normalisation=max": ("model.losses.grad.normalisation: got 'max'",),
-    "model.losses.grad.stage=7": ("model.losses.grad.stage: got 7", "3 stages"),
-    "model.losses.topo.dims=[0,3]": ("model.losses.topo.dims: got [0, 3]",),
-    "model.losses.topo.max_points=2": ("model.losses.topo.max_points: got 2",),
-    "model.losses.topo.distance=chamfre": ("model.losses.topo.distance: got 'chamfre'", "did you mean 'chamfer'"),
-    "model.losses.topo.seed=-1": ("model.losses.topo.seed: got -1",),
+    "model.losses.1.normalisation=max": ("model.losses.1.normalisation: got 'max'",),
+    "model.losses.1.stage=7": ("model.losses.1.stage: got 7", "3 stages"),
+    "model.losses.2.dims=[0,3]": ("model.losses.2.dims: got [0, 3]",),
+    "model.losses.2.max_points=2": ("model.losses.2.max_points: got 2",),
+    "model.losses.2.distance=chamfre": ("model.losses.2.distance: got 'chamfre'", "did you mean 'chamfer'"),
+    "model.losses.2.seed=-1": ("model.losses.2.seed: got -1",),
     "model.losses=[{'type': 'AttentionTransferLoss', 'p': 0}]": ("model.losses.0.p: got 0",),
     "model.losses=[{'type': 'SimilarityLoss', 'max_points': 1}]": ("model.losses.0.max_points: got 1",),
     "model.student.backbone.drop_path=2": ("model.student.backbone.drop_path: got 2",),
@@ -296,10 +296,10 @@ def test_a_wrong_value_of_an_ablation_is_found_before_its_first_row(
     call_tool: Callable[..., Any], tmp_path: Path
 ) -> None:
     """The last row alone has the wrong loss."""
-    options = (f"save_path={tmp_path / 'run'}", "model.teacher_weight=random", "model.losses.topo.max_points=2")
+    options = (f"save_path={tmp_path / 'run'}", "model.teacher_weight=random", "model.losses.2.max_points=2")
     rows = ("--rows", "kld", "topo", "--options", f"data_root={tmp_path / 'nowhere'}", *options)
     outcome = call_tool("ablation", "--config", str(DISTILL), *rows)
-    check(outcome, tmp_path / "run_ablation", ("model.losses.topo.max_points: got 2",))
+    check(outcome, tmp_path / "run_ablation", ("model.losses.1.max_points: got 2",))
 
 
 @pytest.mark.parametrize(("option", "words"), DISTILLATION.items(), ids=DISTILLATION)

@@ -1,8 +1,7 @@
 # Rows of a study of SemanticKITTI: distillations that may help, each with the student's faster schedule.
 # 2.69 of the student's 2.78 M parameters lie in blocks, which learn at a tenth of the rate in the paper's configs.
-_base_ = ["../methods/distillation.py"]
 fast = {"scheduler.max_lr": [0.002, 0.002], "param_dicts.0.lr": 0.002}
-_kld = {{_base_.distiller.losses.kld}}
+_kld = dict(type="KLDLoss", loss_weight=0.3)
 _losses = dict(
     kld_1=[dict(type="KLDLoss", loss_weight=1.0)],
     kld_3=[dict(type="KLDLoss", loss_weight=3.0)],

@@ -1,15 +1,15 @@
-"""The command ``pointcept simulate``."""
+"""The command line of ``tools/generate_synthetic.py``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from pointcept.utils.errors import ConfigError
-from pointcept.utils.logging import close_logging, setup_logging
-from pointcept.utils.patience import waiting
-from pointcept.utils.progress import Bar
+from tqdm import tqdm
+
+from pointcept.utils.faults import USER_ERROR
 
 from .generate import Settings, generate
 from .layouts import LAYOUTS
@@ -24,8 +24,8 @@ def _scene_count(text: str) -> tuple[str, int]:
     return split, int(count)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser() -> argparse.ArgumentParser:
+    """The argument parser."""
     cli = argparse.ArgumentParser(description="Generate a synthetic street data set, or compare one with real scans.")
     cli.add_argument("--layout", choices=sorted(LAYOUTS), default="semantic_kitti")
     cli.add_argument("--out", type=Path, required=True, help="root folder of the data set")
@@ -33,49 +33,30 @@ def argument_parser() -> argparse.ArgumentParser:
     cli.add_argument("--frames", type=int, default=10, help="labelled frames of each scene")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--style", choices=sorted(STYLES), help="one street style for all scenes (default: mixed)")
-    cli.add_argument(
-        "--varied", action="store_true", help="another scanner, height and brightness in each frame, frames 2 s apart"
-    )
     cli.add_argument("--num_workers", type=int, default=1, help="processes; the bytes do not depend on it")
     cli.add_argument("--resume", action="store_true", help="complete an interrupted run")
     cli.add_argument("--report", type=Path, metavar="REAL_ROOT", help="compare --out with real SemanticKITTI scans")
-    cli.add_argument("--traceback", action="store_true", help="show where an error was raised")
     return cli
 
 
-def main(args: argparse.Namespace) -> None:
-    """Generate what the arguments say, or compare.
-
-    Raises:
-        ConfigError: settings that cannot be, or the extra 'simulator' is missing.
-        DataError: the output folder cannot be used, or there are no scans to compare.
-    """
-    setup_logging()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status (2 after a message on stderr for an error of the user's)."""
+    args = parser().parse_args(argv)
     try:
         if args.report is not None:
             sys.stdout.write(compare(args.report, args.out))
-            return
-        settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style, args.varied)
-        count = _generate(settings, args)
-    except ImportError as error:
-        raise ConfigError(str(error)) from error
-    finally:
-        close_logging()
+            return 0
+        settings = Settings(args.layout, args.out, dict(args.scenes), args.frames, args.seed, args.style)
+        with tqdm(unit="scene", desc=args.layout, disable=not sys.stderr.isatty()) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.n = done
+                bar.refresh()
+
+            count = generate(settings, args.num_workers, args.resume, show)
+    except (ValueError, ImportError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USER_ERROR
     sys.stdout.write(f"{count} scenes of {args.frames} frames written to {args.out}\n")
-
-
-def _generate(settings: Settings, args: argparse.Namespace) -> int:
-    """Generate beside a bar; returns the number of scenes."""
-    bar, told = Bar(sum(settings.scenes.values()), args.layout, " scenes"), 0
-    with waiting(f"simulation of {args.layout}") as wait:
-
-        def show(done: int, total: int) -> None:
-            nonlocal told
-            wait.what = f"simulation of {args.layout}, {done} of {total} scenes are done"
-            bar.update(count=done - told)
-            told = done
-
-        try:
-            return generate(settings, args.num_workers, args.resume, show)
-        finally:
-            bar.close()
+    return 0

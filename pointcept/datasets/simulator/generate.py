@@ -35,7 +35,6 @@ class Settings:
         frames: labelled frames of each scene.
         seed: all bytes follow from it and the other settings.
         style: a name of :data:`.plan.STYLES` for all scenes; drawn for each when None.
-        varied: another scanner, height and brightness in each frame (layout ``semantic_kitti`` alone).
     """
 
     layout: str
@@ -44,7 +43,6 @@ class Settings:
     frames: int = 10
     seed: int = 0
     style: str | None = None
-    varied: bool = False
 
     def check(self) -> None:
         """Raises ``ConfigError`` if something cannot be generated."""
@@ -61,14 +59,12 @@ class Settings:
             raise ConfigError(f"frames must be positive and seed not negative, got {self.frames} and {self.seed}")
         if self.style is not None and self.style not in STYLES:
             raise ConfigError(f"unknown street style {self.style!r}: {did_you_mean(self.style, STYLES)}")
-        if self.varied and self.layout != "semantic_kitti":
-            raise ConfigError(f"varied scanners: got the layout {self.layout!r}, allowed: 'semantic_kitti'")
         LAYOUTS[self.layout].check(dict(self.scenes), self.frames)
 
     def jobs(self) -> list[Job]:
         """All scenes, split by split."""
         return [
-            Job(self.out, split, i, self.frames, self.seed, self.style, self.varied)
+            Job(self.out, split, i, self.frames, self.seed, self.style)
             for split in SPLITS
             for i in range(self.scenes.get(split, 0))
         ]
@@ -76,10 +72,9 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """What a later ``resume`` must agree with; JSON types."""
         scenes = {split: self.scenes.get(split, 0) for split in SPLITS}
-        more = {"varied": True} if self.varied else {}  # as before there was a choice
         return {
             "version": _VERSION, "layout": self.layout, "scenes": scenes, "frames": self.frames, "seed": self.seed,
-            "style": self.style, **more,
+            "style": self.style,
         }  # fmt: skip
 
 
@@ -109,11 +104,7 @@ def _prepare(settings: Settings, resume: bool) -> None:
         if not state.is_file():
             raise DataError(f"{out} was not made by this generator ({state} is missing): give another --out")
         before, now = json.loads(state.read_text()), settings.record()
-        changed = [
-            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-            for key in {**before, **now}
-            if before.get(key) != now.get(key)
-        ]
+        changed = [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
         if changed:
             raise DataError(f"{out} was begun with other settings ({'; '.join(changed)}): resume needs the same ones")
     out.mkdir(parents=True, exist_ok=True)

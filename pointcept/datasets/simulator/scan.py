@@ -177,9 +177,7 @@ class Simulator:
         offsets = np.broadcast_to(sensor.range_offsets, len(sensor.elevations)).astype(np.float32)
         hit.distance += sigma * rng.standard_normal(n, np.float32) + offsets[ring]
         answer = (
-            (_REFLECTANCE * sensor.response)[hit.material]
-            * hit.tint
-            * np.exp(_GLOSS[hit.material] * np.log(hit.cosine + np.float32(0.01)))
+            _REFLECTANCE[hit.material] * hit.tint * np.exp(_GLOSS[hit.material] * np.log(hit.cosine + np.float32(0.01)))
         )
         power = sensor.power(hit.distance)
         gain = np.broadcast_to(sensor.gains, len(sensor.elevations)).astype(np.float32)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointcept.utils.errors import ConfigError
-
 from .actors import Actor, Ego, draw_actors
 from .ground import Raster, ground_mesh
 from .plan import STYLE_SHARES, STYLES, Plan, draw_plan
@@ -99,17 +97,17 @@ def draw_scene(seed: np.random.SeedSequence, duration: float, style: str | None 
         style: a name of :data:`.plan.STYLES`; drawn by :data:`.plan.STYLE_SHARES` when None.
 
     Raises:
-        ConfigError: unknown style, or a drive longer than the longest street.
+        ValueError: unknown style, or a drive longer than the longest street.
     """
     rng = np.random.default_rng(seed)
     drawn = str(rng.choice(list(STYLE_SHARES), p=list(STYLE_SHARES.values())))
     name = style or drawn
     if name not in STYLES:
-        raise ConfigError(f"unknown street style {name!r}, allowed: {', '.join(STYLES)}")
+        raise ValueError(f"unknown street style {name!r}, allowed: {', '.join(STYLES)}")
     speed = float(rng.uniform(*STYLES[name].speed)) * float(rng.choice([1.0, 0.4], p=[0.85, 0.15]))
     length = speed * duration + 2 * SIGHT
     if length > _LONGEST:
-        raise ConfigError(
+        raise ValueError(
             f"a drive of {duration:.0f} s at {speed:.1f} m/s needs a street of {length:.0f} m > {_LONGEST:.0f} m"
         )
     plan = draw_plan(rng, length, name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-
-from .surfaces import Material
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ class Sensor:
         field_of_view: width of the sector that is scanned [rad], about the sensor's x axis.
         body: table of (azimuth [deg], lowest visible elevation [deg]): the vehicle hides what is below.
         gains: (B,) factor on the intensity of each beam.
-        response: (len(Material),) factor on the reflectance of each material, at this sensor's wavelength.
         sweeping: whether the vehicle moves on during a revolution; if not, all beams fire at once.
         own_roof: size and centre of the vehicle's roof in the sensor frame [m], if the sensor sees it.
     """
@@ -55,7 +52,6 @@ class Sensor:
     field_of_view: float = 2 * np.pi
     body: tuple[tuple[float, float], ...] = ()
     gains: np.ndarray = field(default_factory=lambda: np.ones(1))
-    response: np.ndarray = field(default_factory=lambda: np.ones(len(Material), np.float32))
     sweeping: bool = True
     own_roof: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
 
@@ -147,34 +143,6 @@ def hdl32e() -> Sensor:
         "LIDAR_TOP", np.radians(np.linspace(-30.67, 10.67, 32)), 1084, (0.94, 0.0, 1.84), yaw=-np.pi / 2, period=0.05,
         max_range=100.0, min_range=0.0, range_noise=0.02, lost=0.01, weak=60.0, fade=80.0,
         gains=rng.normal(1.0, 0.05, 32), own_roof=((1.0, 1.55, 0.06), (0.0, -0.2, -0.38)),
-    )  # fmt: skip
-
-
-def varied(rng: np.random.Generator) -> Sensor:
-    """A scanner as none is sold, for networks that shall know many: half of them are like KITTI's, half are not.
-
-    Drawn are the height (1.4 to 2.3 m), the beams and their elevations, the columns, noise, losses, how intensities
-    fade, and how bright each material is.
-    """
-    base = hdl64e()
-    response = np.exp(rng.normal(0, 0.2, len(Material))) * rng.uniform(0.75, 1.25)
-    drawn = replace(
-        base, mount=(0.0, 0.0, rng.uniform(1.55, 1.95)), gains=base.gains * np.exp(rng.normal(0, 0.05, 64)),
-        range_noise=rng.uniform(0.01, 0.03), lost=rng.uniform(0, 0.03), weak=rng.uniform(12, 40),
-        fade=rng.uniform(30, 70), response=response.astype(np.float32),
-    )  # fmt: skip
-    if rng.random() < 0.5:
-        return drawn
-    beams = int(rng.choice([32, 40, 64, 64, 128]))
-    top, bottom = rng.uniform(2, 15), rng.uniform(-30, -16)
-    elevations = np.linspace(top, bottom, beams) + rng.normal(0, 0.05, beams)
-    if rng.random() < 0.5:  # denser about the horizon, as those of 40 and 128 beams are
-        share = np.linspace(-1, 1, beams)
-        elevations = np.where(share < 0, top * share**2, bottom * share**2)
-    return replace(
-        drawn, name="varied", elevations=np.radians(elevations), columns=int(rng.integers(1000, 2400)),
-        mount=(0.0, 0.0, rng.uniform(1.4, 2.3)), range_offsets=np.zeros(1), azimuth_offsets=np.zeros(1),
-        gains=np.exp(rng.normal(0, 0.08, beams)), body=base.body if rng.random() < 0.3 else (),
     )  # fmt: skip
 
 

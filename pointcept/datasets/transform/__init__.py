@@ -17,7 +17,6 @@ from .instances import InstancePaste
 from .mixing import LaserMix, MixTransform, PolarMix, Scanner, concat_scans
 from .points import add_point_keys, child_generator, point_keys, select_points
 from .sampling import GridSample, RandomDropout, ShufflePoint, SphereCrop
-from .strength import RandomStrength
 
 __all__ = [
     "CenterShift",
@@ -38,7 +37,6 @@ __all__ = [
     "RandomRotateTargetAngle",
     "RandomScale",
     "RandomShift",
-    "RandomStrength",
     "Scanner",
     "ShufflePoint",
     "SphereCrop",

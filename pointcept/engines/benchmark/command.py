@@ -28,8 +28,6 @@ from pointcept.utils.logging import setup_logging
 logger = logging.getLogger(__name__)
 
 DEFAULT_POINTS = 20_000
-FAILED_ROW = 3
-"""Exit code."""
 AXES = ("config", "scan", "points", "mode", "backend", "dtype", "batch")  # options that multiply rows
 
 
@@ -107,11 +105,6 @@ def benchmark_main(args: argparse.Namespace) -> int:
     if args.plot is not None:
         draw_growth(result.rows, args.plot)
     return 0 if args.earlier else sum(row.error is not None for row in result.rows)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Measure as :func:`benchmark_main` does; returns the exit code, ``FAILED_ROW`` if a row failed."""
-    return FAILED_ROW if benchmark_main(args) else 0
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -5,8 +5,6 @@ from pointcept.engines.hooks.builder import HOOKS, build_hooks
 from pointcept.engines.hooks.checkpoint import CheckpointLoader, CheckpointSaver
 from pointcept.engines.hooks.evaluator import PreciseEvaluator, SemSegEvaluator
 from pointcept.engines.hooks.progress import InformationWriter, IterationTimer
-from pointcept.engines.hooks.report import ReportWriter
-from pointcept.engines.hooks.wandb import WandbWriter
 
 __all__ = [
     "HOOKS",
@@ -17,8 +15,6 @@ __all__ = [
     "IterationTimer",
     "Phase",
     "PreciseEvaluator",
-    "ReportWriter",
     "SemSegEvaluator",
-    "WandbWriter",
     "build_hooks",
 ]

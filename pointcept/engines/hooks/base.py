@@ -29,7 +29,6 @@ class Phase(IntEnum):
     EVALUATE = 40
     SAVE = 50
     FINISH = 60
-    REPORT = 70
 
 
 class HookBase:

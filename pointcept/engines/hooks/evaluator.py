@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +12,6 @@ from pointcept.engines.data import check_fit
 from pointcept.engines.evaluate import EvaluationResult, evaluate_quick
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
-from pointcept.engines.hooks.pictures import ScanPictures
 from pointcept.engines.hooks.progress import describe
 from pointcept.engines.inference import Precision
 from pointcept.engines.scores import network_name
@@ -22,23 +19,11 @@ from pointcept.engines.test import build_tester, tested_section
 from pointcept.evaluation import Metrics, format_table
 from pointcept.models import deployable
 from pointcept.utils import comm, device
-from pointcept.utils.checks import check_choice, check_integer
+from pointcept.utils.checks import check_choice
 
 logger = logging.getLogger(__name__)
 
 MEANS = ("miou_present", "miou_all", "macc_present", "all_acc")
-
-
-def named_scores(metrics: Metrics, prefix: str) -> dict[str, float]:
-    """The scalars of one evaluation: its means, and the IoU of each class that occurs or is predicted.
-
-    Args:
-        metrics: of the evaluation.
-        prefix: how it was made, ``val_quick`` or ``test_precise``.
-    """
-    means = {f"{prefix}/{name}": getattr(metrics, name) for name in MEANS}
-    classes = zip(metrics.names, metrics.iou, strict=True)
-    return means | {f"{prefix}_iou/{name}": iou for name, iou in classes if not math.isnan(iou)}
 
 
 @HOOKS.register_module()
@@ -47,17 +32,15 @@ class SemSegEvaluator(HookBase):
 
     Args:
         metric: which mean decides which checkpoint is best.
-        pictures: scans that TensorBoard shows from above after each evaluation, the first ones of ``data.val``.
 
     Raises:
-        ConfigError: another metric than ``MEANS``, or a negative number.
+        ConfigError: another metric than ``MEANS``.
     """
 
     phase = Phase.EVALUATE
 
-    def __init__(self, metric: str = "miou_present", pictures: int = 2) -> None:
+    def __init__(self, metric: str = "miou_present") -> None:
         self.metric = check_choice("metric", metric, MEANS)
-        self.pictures = check_integer("pictures", pictures, 0)
 
     def after_epoch(self) -> None:
         trainer = self.trainer
@@ -66,12 +49,7 @@ class SemSegEvaluator(HookBase):
         trainer.check_losses()  # an evaluation of a network that is already lost would only cost time
         network = deployable(trainer.network)
         name = f"{network_name(network)} after iteration {trainer.iteration}"
-        pictures = ScanPictures(self.pictures, trainer.writer, trainer.val_set, trainer.iteration)
-        start = time.perf_counter()
-        metrics, losses = evaluate_quick(
-            network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg), name, pictures.watch
-        )
-        trainer.writer.add("time/evaluation", time.perf_counter() - start, trainer.iteration)
+        metrics, losses = evaluate_quick(network, trainer.val_loader, trainer.val_set, Precision.of(trainer.cfg), name)
         trainer.evaluation = EvaluationResult(
             epoch=trainer.epoch,
             metric_name=f"val_quick/{self.metric}",
@@ -86,8 +64,11 @@ class SemSegEvaluator(HookBase):
         shown = f" {describe(losses)}" if losses else ""
         logger.info("Val quick [%d/%d]%s", trainer.epoch + 1, trainer.max_epoch, shown)
         logger.info("%s", format_table(metrics, "quick"))
-        scalars = named_scores(metrics, "val_quick") | {f"val_quick/{name}": value for name, value in losses.items()}
-        trainer.writer.add_all(scalars, trainer.iteration)
+        step = trainer.epoch + 1
+        for name in MEANS:
+            trainer.writer.add(f"val_quick/{name}", getattr(metrics, name), step)
+        for name, value in losses.items():
+            trainer.writer.add(f"val_quick/{name}", value, step)
 
 
 @HOOKS.register_module()
@@ -126,7 +107,7 @@ class PreciseEvaluator(HookBase):
         logger.info("precise evaluation of %s", path)
         comm.barrier()
         device.empty_cache()
-        tester = build_tester(trainer.cfg, weight=str(path))
-        metrics = tester.test()
+        metrics = build_tester(trainer.cfg, weight=str(path)).test()
         if metrics is not None:
-            trainer.writer.add_all(named_scores(metrics, f"test_{tester.kind}"), trainer.iteration)
+            for name in MEANS:
+                trainer.writer.add(f"test_precise/{name}", getattr(metrics, name), trainer.max_epoch)

@@ -11,11 +11,8 @@ from typing import Any
 from pointcept.engines.hooks.base import HookBase, Phase
 from pointcept.engines.hooks.builder import HOOKS
 from pointcept.engines.step import StepResult
-from pointcept.models import deployable
 from pointcept.utils import device
 from pointcept.utils.checks import check_integer
-from pointcept.utils.logging import BRIEF
-from pointcept.utils.progress import WIDTH, Bar
 
 logger = logging.getLogger(__name__)
 
@@ -56,22 +53,6 @@ def describe(values: dict[str, float]) -> str:
     ]
     text = f"loss {values['loss']:.4f}" + (f" ({', '.join(shown)})" if shown else "")
     return text + (f" grad norm {values['grad_norm']:.2f}" if "grad_norm" in values else "")
-
-
-def brief_line(head: str, values: Mapping[str, float], tail: str, width: int = WIDTH - len("[00:00:00] ")) -> str:
-    """``head loss 1.234 = ce 0.900 + kld 0.334 tail``: the terms in one line of a terminal, as many as it holds.
-
-    Names lose the ``Loss`` that they end with.
-    """
-    names = [name for name in values if name not in ("loss", "grad_norm") and "/" not in name]
-    line, joint, left = f"{head} loss {values['loss']:.4f}", " = ", len(names)
-    for name in names:
-        part = f"{joint}{name.removesuffix('Loss') or name} {number(values[name])}"
-        more = f" + {left - 1} more" if left > 1 else ""
-        if len(line) + len(part) + len(more) + len(tail) > width:
-            return f"{line}{joint}{left} more{tail}" if joint == " + " else line + tail
-        line, joint, left = line + part, " + ", left - 1
-    return line + tail
 
 
 @HOOKS.register_module()
@@ -138,7 +119,6 @@ class InformationWriter(HookBase):
     """
 
     phase = Phase.LOG
-    _bar: Bar | None = None
 
     def __init__(self, log_freq: int | None = None) -> None:
         self.log_freq = None if log_freq is None else check_integer("log_freq", log_freq, 1)
@@ -149,17 +129,6 @@ class InformationWriter(HookBase):
         self._earlier: list[tuple[dict[str, float], float, float]] = []
         self._begin_epoch()
         device.reset_peak_memory()
-        trainer = self.trainer
-        criteria = getattr(deployable(trainer.network), "criteria", None)
-        weights = {name: loss.loss_weight for name, loss in getattr(criteria, "losses", {}).items()}
-        self._weights = {name: weight for name, weight in weights.items() if weight not in (0, 1)}
-        self._bar = Bar(trainer.plan.total_steps, "training", " iterations", trainer.iteration, told_eta=True)
-        if trainer.iteration == 0:  # a run that goes on has it already
-            trainer.writer.add_text("config", f"```python\n{trainer.config_text}\n```", 0)
-
-    def after_train(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
     def _begin_epoch(self) -> None:
         self._start = time.perf_counter()
@@ -190,8 +159,6 @@ class InformationWriter(HookBase):
         if not result.skipped:
             self._recent.append(result)
         self._steps += 1
-        if self._bar is not None:
-            self._bar.update("" if self.trainer.eta is None else f"ETA {clock(self.trainer.eta)}")
         # The first step too: whoever starts a run wants to see that it runs.
         due = result.step % self._every == 0 or result.step == result.steps or result.iteration == 1
         if due and self._recent:
@@ -207,22 +174,22 @@ class InformationWriter(HookBase):
         seconds = sum(step[1] for step in steps) / len(steps)
         waiting = sum(step[2] for step in steps) / len(steps)
         memory = device.peak_memory() / 2**30
-        place = f"Train [{last.epoch + 1}/{trainer.max_epoch}][{last.step}/{last.steps}]"
-        eta = f" ETA {clock(trainer.eta)}" if trainer.eta is not None else ""
-        rates = "/".join(f"{rate:.2e}" for rate in last.lr.values())
-        used = f" mem {memory:.1f} GiB" if memory else ""
         logger.info(
-            "%s %.3f s (data %.3f)%s lr %s %s%s",
-            *(place, seconds, waiting, eta, rates, describe(values), used),
-            extra={BRIEF: brief_line(f"{place} {seconds:.3f} s{eta}", values, used)},
+            "Train [%d/%d][%d/%d] %.3f s (data %.3f)%s lr %s %s%s",
+            *(last.epoch + 1, trainer.max_epoch, last.step, last.steps, seconds, waiting),
+            f" ETA {clock(trainer.eta)}" if trainer.eta is not None else "",
+            "/".join(f"{rate:.2e}" for rate in last.lr.values()),
+            describe(values),
+            f" mem {memory:.1f} GiB" if memory else "",
         )
-        scalars = {f"train/{name}": value for name, value in values.items()}
-        scalars |= {f"train/{name}/raw": values[name] / w for name, w in self._weights.items() if name in values}
-        scalars |= {f"lr/{name}": rate for name, rate in last.lr.items()}
-        scalars |= {"time/step": seconds, "time/data": waiting}
+        for name, value in values.items():
+            trainer.writer.add(f"train/{name}", value, last.iteration)
+        for name, rate in last.lr.items():
+            trainer.writer.add(f"lr/{name}", rate, last.iteration)
+        trainer.writer.add("time/step", seconds, last.iteration)
+        trainer.writer.add("time/data", waiting, last.iteration)
         if memory:
-            scalars["memory/peak_gib"] = memory
-        trainer.writer.add_all(scalars, last.iteration)
+            trainer.writer.add("memory/peak_gib", memory, last.iteration)
 
     def after_epoch(self) -> None:
         if not self._lines:
@@ -235,11 +202,6 @@ class InformationWriter(HookBase):
         logger.info(
             "Train [%d/%d] done: %d steps in %s (%.3f s each), mean %s",
             *(trainer.epoch + 1, trainer.max_epoch, steps, clock(seconds), seconds / steps, describe(means)),
-            extra={
-                BRIEF: brief_line(
-                    f"Train [{trainer.epoch + 1}/{trainer.max_epoch}] done: {steps} steps in {clock(seconds)}, mean",
-                    *(means, ""),
-                )
-            },
         )
-        trainer.writer.add_all({f"epoch/{name}": value for name, value in means.items()}, trainer.iteration)
+        for name, value in means.items():
+            trainer.writer.add(f"epoch/{name}", value, trainer.epoch + 1)

@@ -32,7 +32,7 @@ REPORT = "study"
 FAILED = 1
 
 
-def argument_parser() -> argparse.ArgumentParser:
+def study_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/study.py``."""
     parser = argparse.ArgumentParser(
         description="Scene cross-validation of the rows of a study.",
@@ -59,7 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def study_main(args: argparse.Namespace) -> int:
     """Run what is left, and print and write the tables; returns 0, ``FAILED`` or ``AGAIN``.
 
     Raises:

@@ -16,7 +16,6 @@ from pointcept.engines.ablation import PLACE, fingerprint
 from pointcept.engines.defaults import load_config
 from pointcept.engines.hooks import HOOKS, PreciseEvaluator, SemSegEvaluator
 from pointcept.utils.config import Config
-from pointcept.utils.config_files import find_config
 from pointcept.utils.config_loader import load_layer
 from pointcept.utils.errors import ConfigError, did_you_mean
 
@@ -154,7 +153,7 @@ def load_study(path: str | Path, save_path: str | None = None) -> Study:
     Raises:
         ConfigError: anything wrong in it, except in the configs that it names.
     """
-    path = find_config(path)
+    path = Path(path)
     layer = load_layer(path)
     known = {f.name for f in fields(Study)} - {"path"}
     for key in layer.values:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pointcept.utils import comm
 from pointcept.utils.checks import check_integer, check_number
 
 
@@ -99,12 +98,7 @@ def check_targets(target: Tensor, valid: Tensor, num_classes: int, ignore_index:
         )
 
 
-def masked_mean(values: Tensor, weights: Tensor, shared: bool = False) -> Tensor:
-    """Weighted mean of ``values``, 0 where all ``weights`` are 0; both have the same shape.
-
-    Args:
-        values, weights: of any shape.
-        shared: over the points of all processes, see ``comm.over_all``; each of them has to come here.
-    """
-    total = comm.over_all(weights.sum()) if shared else weights.sum()
+def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of ``values``, 0 where all ``weights`` are 0; both have the same shape."""
+    total = weights.sum()
     return (values * weights).sum() / torch.where(total > 0, total, 1)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pointcept.models.losses.base import SegmentationLoss, masked_mean
 from pointcept.models.losses.builder import LOSSES
-from pointcept.utils import comm
 from pointcept.utils.checks import check_number, check_numbers, refused
 from pointcept.utils.errors import ConfigError
 
@@ -62,7 +61,6 @@ class CrossEntropyLoss(SegmentationLoss):
             label_smoothing=self.label_smoothing,
         )
         count = valid.sum() if weight is None else torch.where(valid, weight[target], 0).sum()
-        count = comm.over_all(count)
         return total / torch.where(count > 0, count, 1)
 
 
@@ -88,4 +86,4 @@ class SmoothCELoss(SegmentationLoss):
         at_target = log_prob.gather(1, target[:, None])[:, 0]
         others = (log_prob.sum(1) - at_target) / max(pred.shape[1] - 1, 1)
         loss = -(1 - self.smoothing_ratio) * at_target - self.smoothing_ratio * others
-        return masked_mean(loss, valid.to(loss), shared=True)
+        return masked_mean(loss, valid.to(loss))

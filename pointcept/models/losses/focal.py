@@ -58,4 +58,4 @@ class FocalLoss(SegmentationLoss):
         # (1 - p_t)^gamma through the logarithm: the power's own gradient is infinite at 0.
         focus = torch.exp(self.gamma * F.logsigmoid(-signed))
         loss = -torch.where(positive, alpha, 1 - alpha) * focus * F.logsigmoid(signed)
-        return masked_mean(loss, valid[:, None].to(loss).expand_as(loss), shared=True)
+        return masked_mean(loss, valid[:, None].to(loss).expand_as(loss))

@@ -7,10 +7,8 @@ from tests.faults.kinds import (
     c_disk,
     d_data,
     e_processes,
-    e_workers,
     f_environment,
     g_config,
-    h_places,
     h_testing,
 )
 
@@ -21,9 +19,7 @@ __all__ = [
     "c_disk",
     "d_data",
     "e_processes",
-    "e_workers",
     "f_environment",
     "g_config",
-    "h_places",
     "h_testing",
 ]

@@ -1,16 +1,21 @@
-"""E: processes that die, stop, or meet: ranks, launchers, and two runs in one folder."""
+"""E: processes that die, stop, or meet: loading processes, ranks, launchers, and two runs in one folder."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
+import threading
+from pathlib import Path
 
+from tests.faults import linux
 from tests.faults.case import Broken, Step, fault
-from tests.faults.kinds.e_workers import FAILED, told_and_resumed, wakes_after_word
 from tests.faults.process import Running
 from tests.faults.promises import (
+    AGAIN,
     INTERRUPTED,
+    LOST_LOSS,
     OK,
     USER,
     ended,
@@ -21,24 +26,20 @@ from tests.faults.promises import (
     kept,
     refused,
     said,
+    saved_at,
 )
-from tests.faults.stage import KILL, Act, Stage, send
+from tests.faults.stage import KILL, Act, Stage, send, send_workers
 from tests.faults.trigger import Moment
 from tests.faults.world import EPOCH_STEPS, STEPS
 
+FAILED = (LOST_LOSS, USER, AGAIN)
 SOON = 20.0
 """Seconds in which the other processes end when one has died."""
 WATCH = 90.0
 """Seconds in which a run says that it waits for something."""
 
 
-def told_and_resumed(
-    *words: str,
-    act: Act,
-    recipe: str,
-    moment: Moment,
-    at_least: int | None = None,
-) -> Step:
+def told_and_resumed(*words: str, act: Act, recipe: str, moment: Moment, at_least: int | None = None) -> Step:
     """Something happens to the run's processes; it ends well, or says so in one line, has saved, and goes on."""
 
     def inject(stage: Stage) -> None:
@@ -312,38 +313,10 @@ def two_stopped(stage: Stage) -> None:
         moment=Moment("step", 4, rank=0),
         then=rank(1, signal.SIGSTOP),
     )
-    wakes_after_word(stage, running, lambda: running.family("spawn_main"))
+    _wakes_after_word(stage, running, lambda: running.family("spawn_main"))
 
 
 fault("E", "two processes: one is stopped, then goes on", two_stopped, equals_whole_numbers)
-
-
-def two_stopped_for_good(number: int) -> Step:
-    """A rank stands still and never goes on: the run ends after ``dist_timeout``, and is gone on with."""
-
-    def inject(stage: Stage) -> None:
-        stage.use("two")
-        stage.interrupted(Moment("step", 5, rank=0), rank(number, signal.SIGSTOP), "dist_timeout=12")
-        refused(f"process {number}", "dist_timeout", codes=FAILED)(stage)
-        stage.resume()
-
-    return inject
-
-
-for _number in (0, 1):
-    fault("E", f"two processes: rank {_number} stands still", two_stopped_for_good(_number), equals_whole_numbers)
-fault(
-    "E",
-    "two processes: the second gets SIGTERM in the evaluation",
-    two(rank(1, signal.SIGTERM), step=EPOCH_STEPS),
-    equals_whole_numbers,
-)
-fault(
-    "E",
-    "two processes share their norms on the CPU",
-    lambda stage: (stage.use("two"), stage.train("sync_bn=True")),
-    ended(OK),
-)
 
 # --- what launchers say ---
 
@@ -372,21 +345,6 @@ for _changes, _words in (
 ):
     _name, _value = next(iter(_changes.items()))
     fault("E", f"torchrun: {_name}={_value}", launched(_changes), refused(*_words))
-SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "8", "SLURM_STEP_ID": "0"}
-for _changes, _words in (
-    ({**SRUN, "SLURM_PROCID": "x"}, ("SLURM_PROCID", "x")),
-    ({**SRUN, "SLURM_PROCID": "2"}, ("SLURM_PROCID", "SLURM_NTASKS")),
-    ({**SRUN, "SLURM_LOCALID": None}, ("SLURM_LOCALID",)),
-    ({**SRUN, "SLURM_NNODES": "2"}, ("MASTER_ADDR",)),
-    ({"OMPI_COMM_WORLD_RANK": "0"}, ("OMPI_COMM_WORLD_SIZE",)),
-    ({"PMI_RANK": "0", "PMI_SIZE": "two", "MPI_LOCALRANKID": "0"}, ("PMI_SIZE", "two")),
-):
-    fault(
-        "E",
-        f"a launcher says {', '.join(f'{key}={value}' for key, value in _changes.items())}",
-        lambda stage, env=_changes: stage.train(env=env),
-        refused(*_words),
-    )
 for _flags, _word in (
     (("--num-gpus", "0"), "--num-gpus"),
     (("--num-gpus", "-2"), "--num-gpus"),
@@ -457,39 +415,10 @@ fault(
     ),
     refused("slurm|task|process", codes=FAILED),
 )
-
-
-def rehearsal(*options: str, of: str = "") -> Step:
-    """``--dry-run``, in the folder of a run if one is named."""
-
-    def inject(stage: Stage) -> None:
-        if of:
-            stage.take(getattr(stage.world, of)("student"))
-            keep(stage)
-        stage.train(*options, flags=("--dry-run",))
-        if not of and stage.run.exists():
-            raise Broken("leaked", f"--dry-run has made {stage.run}")
-
-    return inject
-
-
-fault("E", "a rehearsal", rehearsal(), ended(OK), said("the whole training would take"))
-fault("E", "a rehearsal in the folder of a run", rehearsal(of="half"), refused("run"), kept)
-fault("E", "a rehearsal of a run that goes on", rehearsal("resume=True", of="half"), ended(OK), kept)
-
-
-def interrupted_test(stage: Stage) -> None:
-    """Ctrl-C in the test at the end of a training, which is gone on with."""
-    stage.interrupted(Moment("read", 4, "/08/velodyne/000001"), send(signal.SIGINT))
-    ended(INTERRUPTED)(stage)
-    said("interrupted")(stage)
-    stage.resume()
-
-
 fault(
     "E",
     "the precise test is interrupted",
-    interrupted_test,
+    told_and_resumed(act=send(signal.SIGINT), recipe="student", moment=Moment("read", 4, "/08/velodyne/000001")),
     equals_whole,
 )
 fault(

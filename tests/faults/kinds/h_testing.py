@@ -14,27 +14,25 @@ import torch
 
 from tests.faults import records
 from tests.faults.case import Broken, Step, fault
+from tests.faults.process import Running
 from tests.faults.promises import AGAIN, INTERRUPTED, OK, USER, ended, refused, said, succeeded
-from tests.faults.stage import KILL, Act, Stage, edit, files, flip, make_unreadable, send, send_workers
+from tests.faults.stage import KILL, Act, Stage, edit, files, make_unreadable, send, send_workers
 from tests.faults.trigger import Moment
 from tests.faults.world import VAL_SCANS
 
 KEEP = ("test.save_predictions=True", "test.submit=True")
 RESULT = "result/miou_precise.json"
-PROGRESS = "result/progress_0.txt"
-ASIDE = (".json", ".py", ".txt")
-"""Endings of files that are no predictions."""
 
 
-def whole_test(stage: Stage, recipe: str = "student", more: tuple[str, ...] = ()) -> dict[str, bytes]:
+def whole_test(stage: Stage, recipe: str = "student") -> dict[str, bytes]:
     """The files of an undisturbed test with the same weights, and ``notes['result']`` its numbers."""
     own, stage.run = stage.run, stage.folder / "undisturbed"
-    stage.test(*KEEP, *more, f"weight={stage.weight(recipe)}")
+    stage.test(*KEEP, f"weight={stage.weight(recipe)}")
     succeeded(stage)
     stage.notes["result"] = records.result(stage.run / RESULT)
     found = files(stage.run / "result")
     stage.run = own
-    return {name: content for name, content in found.items() if not name.endswith(ASIDE)}
+    return {name: content for name, content in found.items() if not name.endswith((".json", ".py"))}
 
 
 def equals_whole_test(stage: Stage) -> None:
@@ -42,7 +40,7 @@ def equals_whole_test(stage: Stage) -> None:
     succeeded(stage)
     now, then = files(stage.run / "result"), stage.notes["files"]
     wrong = [name for name, content in then.items() if now.get(name) != content]
-    more = [name for name in now if name not in then and not name.endswith(ASIDE)]
+    more = [name for name in now if name not in then and not name.endswith((".json", ".py"))]
     hidden = [name for name in more if Path(name).name.startswith(".")]
     if hidden:
         raise Broken("leaked", f"temporary files: {hidden}")
@@ -209,126 +207,184 @@ fault(
 )
 
 
-def spoilt_progress(spoil: Callable[[Path], Any]) -> Step:
-    """What a killed test has noted of its scans is damaged before it goes on."""
+# --- damaged data in the middle ---
+
+
+def damaged_scan(damage: Callable[[Path], Any], *words: str) -> Step:
+    """The last scan is damaged; it is mended, and the test goes on."""
 
     def inject(stage: Stage) -> None:
+        path = stage.scan(2, "08")
+        good = path.read_bytes()
         stage.notes["files"] = whole_test(stage)
-        stage.test(*KEEP, moment=scan_read(2), then=KILL)
-        spoil(stage.run / PROGRESS)
+        damage(path)
+        stage.test(*KEEP)
+        refused("08_000002|08/velodyne/000002", *words)(stage)
+        if (stage.run / RESULT).exists():
+            raise Broken("silent", "there is a result without the damaged scan")
+        path.chmod(0o600)
+        path.write_bytes(good)
         stage.test(*KEEP)
 
     return inject
 
 
-for _what, _spoil in {
-    "is cut": lambda path: os.truncate(path, path.stat().st_size - 40),
-    "is empty": lambda path: os.truncate(path, 0),
-    "is gone": os.remove,
-    "is something else": lambda path: path.write_bytes(bytes(range(256)) * 9),
-    "has lost its head": lambda path: path.write_bytes(path.read_bytes().partition(b"\n")[2]),
-    "is there twice": lambda path: shutil.copy(path, path.with_name("progress_7.txt")),
-    "has other counts": lambda path: path.write_bytes(path.read_bytes().replace(b'"counts":[0', b'"counts":[9')),
-    "has a flipped bit in the first scan": lambda path: flip(path, 8 * 150 + 1),
-    "has a flipped bit in its head": lambda path: flip(path, 8 * 20 + 1),
-}.items():
-    fault("H", f"test: the record of its progress {_what}", spoilt_progress(_spoil), equals_whole_test)
+fault("H", "test: a scan is cut", damaged_scan(lambda path: os.truncate(path, 33), "multiple"), equals_whole_test)
+fault("H", "test: a scan is empty", damaged_scan(lambda path: os.truncate(path, 0), "empty"), equals_whole_test)
+fault("H", "test: a scan must not be read", damaged_scan(make_unreadable, "permission"), equals_whole_test)
+
+
+# --- places of results ---
+
+
+def placed(prepare: Callable[[Stage], Any], *options: str) -> Step:
+    return lambda stage: (prepare(stage), stage.test(*KEEP, *options))
+
+
+def _file_at(name: str) -> Callable[[Stage], Any]:
+    def prepare(stage: Stage) -> None:
+        path = stage.run / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+
+    return prepare
+
+
+def _folder_at(name: str) -> Callable[[Stage], Any]:
+    return lambda stage: (stage.run / name).mkdir(parents=True)
+
+
+def _closed_result(stage: Stage) -> None:
+    (stage.run / "result").mkdir(parents=True)
+    (stage.run / "result").chmod(0o500)
+
+
+for _what, _prepare, _options, _words in (
+    ("result is a file", _file_at("result"), (), ("result",)),
+    ("predictions is a file", _file_at("result/predictions"), (), ("predictions",)),
+    ("submission is a file", _file_at("result/submission"), (), ("submission",)),
+    ("the result's file is a folder", _folder_at(RESULT), (), ("miou_precise",)),
+    ("test.log is a folder", _folder_at("test.log"), (), ("test.log",)),
+    ("the folder of results is read-only", _closed_result, (), ("permission",)),
+    ("miou_result_path is below a file", _file_at("file"), ("miou_result_path=/dev/null/x.json",), ("/dev/null",)),
+    ("miou_result_path must not be written", lambda stage: None, ("miou_result_path=/proc/x.json",), ("/proc/x.json",)),
+):
+    fault("H", f"test: {_what}", placed(_prepare, *_options), refused(*_words, codes=(USER, 1)))
+fault("H", "test: no weights are named", lambda stage: stage.call("test", *stage.command()), refused("weight"))
 fault(
     "H",
-    "test: the record of its progress must not be read",
-    spoilt_progress(make_unreadable),
-    refused("progress_0.txt", "permission"),
+    "test: --benchmark and --config",
+    lambda stage: stage.call("test", "--config", str(stage.config()), "--benchmark", "nuscenes"),
+    refused("--config", "--benchmark"),
 )
 
 
-def scan_changes(stage: Stage) -> None:
-    """A scan that was predicted is another one when the test goes on; then it is the first one again."""
-    path = stage.scan(0, "08")
-    good, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    stage.notes["files"] = whole_test(stage)
-    path.write_bytes(good[: len(good) // 32 * 16])
-    stage.scan(0, "08", labels=True).write_bytes(bytes(len(good) // 32 * 4))
-    stage.test(*KEEP, moment=scan_read(2), then=KILL)
-    path.write_bytes(good)
-    os.utime(path, ns=times)
-    labels = stage.world.data / stage.scan(0, "08", labels=True).relative_to(stage.data)
-    shutil.copy2(labels, stage.scan(0, "08", labels=True))
-    stage.test(*KEEP)
+# --- predictions of files ---
 
 
-fault("H", "test: a predicted scan changes before it goes on", scan_changes, equals_whole_test)
-
-
-def earlier_is_aside(stage: Stage) -> None:
-    """The results of other weights are all there, in one folder with a date."""
-    stage.notes["files"] = whole_test(stage)
-    good = stage.weight().read_bytes()
-    _other_weights(stage)
-    stage.test(*KEEP)
-    earlier = {name: content for name, content in files(stage.run / "result").items() if not name.endswith(".txt")}
-    stage.weight().write_bytes(good)
-    stage.test(*KEEP)
-    aside = [path for path in stage.run.iterdir() if path.name.startswith("result_")]
-    if len(aside) != 1 or any(files(aside[0]).get(name) != content for name, content in earlier.items()):
-        raise Broken("lost", f"the earlier results are not there: {[path.name for path in aside]}")
-
-
-fault("H", "test: results of other weights are set aside", earlier_is_aside, equals_whole_test, said("set aside as"))
-
-
-def again(*options: str, reads: bool) -> Step:
-    """The same test once more; ``reads`` says whether it predicts."""
+def predicted(scan: str, out: str, *flags: str, prepare: Callable[[Stage], Any] = lambda stage: None) -> Step:
+    """Predict ``scan`` below the data into ``out`` below the case's folder."""
 
     def inject(stage: Stage) -> None:
-        stage.notes["files"] = whole_test(stage)
-        stage.test(*KEEP)
-        stage.test(*KEEP, *options, moment=scan_read(0), then=lambda running, pid: None)
-        if stage.ending.reached != reads:
-            raise Broken("lost", f"scans were {'not ' if reads else ''}read again")
+        prepare(stage)
+        sequences = stage.data / "dataset" / "sequences"
+        stage.predict(sequences / scan, stage.folder / out, flags=flags)
 
     return inject
 
 
-fault("H", "test: once more after its end", again(reads=False), equals_whole_test, said("tested already"))
-fault("H", "test: once more, and asked to predict", again("test.again=True", reads=True), equals_whole_test)
-fault("H", "test: once more, with other messages", again("test.verbose=False", reads=False), equals_whole_test)
+SCAN = "08/velodyne/000000.bin"
+fault("H", "predict: the scan is not there", predicted("08/velodyne/9.bin", "out.npy"), refused("9.bin"))
+fault(
+    "H",
+    "predict: the folder is empty",
+    predicted("08/empty", "out", prepare=lambda stage: (stage.data / "dataset/sequences/08/empty").mkdir()),
+    refused("empty"),
+)
+fault("H", "predict: the output has an unknown suffix", predicted(SCAN, "out.txt"), refused(".npy", ".txt"))
+fault(
+    "H",
+    "predict: the output is a folder",
+    predicted(SCAN, "out", prepare=lambda stage: (stage.folder / "out").mkdir()),
+    refused("out"),
+)
+fault(
+    "H",
+    "predict: the output lies below a file",
+    predicted(SCAN, "file/out.npy", prepare=lambda stage: (stage.folder / "file").write_text("x")),
+    refused("out.npy|file"),
+)
+fault(
+    "H",
+    "predict: the output must not be written",
+    predicted(SCAN, "closed/out.npy", prepare=lambda stage: (stage.folder / "closed").mkdir(0o500)),
+    refused("permission"),
+)
+fault("H", "predict: a wrong type of numbers", predicted(SCAN, "out.npy", "--engine", "float99"), refused("float99"))
 
 
-def two_processes(act: Act, then: int, rank: int = 0) -> Step:
-    """A test of two processes, with two and one scans, is stopped, and goes on with ``then`` of them."""
+def one_of_three_damaged(stage: Stage) -> None:
+    """Predictions before the damaged scan are kept."""
+    os.truncate(stage.scan(1, "08"), 33)
+    stage.predict(stage.scan(0, "08").parent, stage.folder / "out")
+
+
+def first_is_there(stage: Stage) -> None:
+    if not (stage.folder / "out" / "000000.npy").exists():
+        raise Broken("lost", "the prediction before the damaged scan is gone")
+
+
+fault("H", "predict: one of three scans is damaged", one_of_three_damaged, refused("000001"), first_is_there)
+
+
+def predict_stopped(act: Act, name: str) -> Step:
+    """Predict a folder, stop before the second file gets its name, and start the same command again."""
 
     def inject(stage: Stage) -> None:
-        stage.notes["files"] = whole_test(stage, more=BOTH)
-        flags: tuple[str, ...] = ("--num-gpus", "2")
-        weight = f"weight={stage.weight()}"
-        moment = Moment("rename", 1, "predictions", rank=rank)
-        stage.call("test", *stage.command(*KEEP, *BOTH, weight, flags=flags), moment=moment, then=act)
-        flags = flags if then == 2 else ()
-        stage.call("test", *stage.command(*KEEP, *BOTH, weight, flags=flags))
+        scans = stage.scan(0, "08").parent
+        stage.predict(scans, stage.folder / "out", moment=Moment("rename", 2, ".npy"), then=act)
+        left = sorted(path.name for path in (stage.folder / "out").iterdir() if not path.name.startswith("."))
+        if left != ["000000.npy"]:
+            raise Broken("silent", f"after {name} the folder holds {left}")
+        shutil.rmtree(stage.folder / "out")
+        stage.predict(scans, stage.folder / "out")
 
     return inject
 
 
-BOTH = ("batch_size_test=2", "batch_size_val=2")
-fault(
-    "H",
-    "test: two processes, undisturbed",
-    lambda stage: (
-        stage.notes.update(files=whole_test(stage, more=BOTH)),
-        stage.call("test", *stage.command(*KEEP, *BOTH, f"weight={stage.weight()}", flags=("--num-gpus", "2"))),
-    ),
-    equals_whole_test,
-)
-for _then in (1, 2):
+def three_predictions(stage: Stage) -> None:
+    succeeded(stage)
+    found = sorted(path.name for path in (stage.folder / "out").iterdir())
+    if found != [f"{number:06d}.npy" for number in range(VAL_SCANS)]:
+        raise Broken("lost", f"the folder holds {found}")
+
+
+for _name in ("SIGKILL", "SIGINT"):
     fault(
         "H",
-        f"test: the launcher of two processes gets SIGKILL, then {_then} go on",
-        two_processes(KILL, _then),
-        equals_whole_test,
+        f"predict: {_name} before the second file gets its name",
+        predict_stopped(send(getattr(signal, _name)), _name),
+        three_predictions,
     )
-    fault(
-        "H",
-        f"test: two processes get SIGTERM, then {_then} go on",
-        two_processes(send(signal.SIGTERM, group=True), _then, rank=1),
-        equals_whole_test,
-    )
+
+
+def quick_test(stage: Stage) -> None:
+    os.truncate(stage.scan(1, "08", labels=True), 30)
+    stage.test("test.quick=True")
+
+
+fault("H", "test: labels are cut, in one pass", quick_test, refused("000001"))
+
+
+def weights_change_meanwhile(stage: Stage) -> None:
+    """Somebody trains on into the file that is tested: the test has read it already."""
+    stage.notes["files"] = whole_test(stage)
+
+    def act(running: Running, pid: int) -> None:
+        stage.weight().write_bytes(b"x")
+
+    stage.test(*KEEP, moment=scan_read(1), then=act)
+
+
+fault("H", "test: the weight file changes meanwhile", weights_change_meanwhile, equals_whole_test)
+fault("H", "test: the log says how the scans were judged", lambda stage: stage.test(), succeeded, said("precise"))

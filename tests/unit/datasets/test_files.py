@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pointcept.datasets import BaseDataset, NuScenesDataset, SemanticKITTIDataset, WaymoDataset
-from pointcept.datasets.files import ScanFiles, full_prediction
+from pointcept.datasets.files import ScanFiles
 from pointcept.utils.errors import DataError
 
 POST = [{"type": "ToTensor"}, {"type": "Collect", "keys": ("coord", "index"), "feat_keys": ("coord", "strength")}]
@@ -99,7 +99,7 @@ def test_points_that_are_not_finite(tmp_path: Path) -> None:
         scans(SemanticKITTIDataset, [tmp_path / "a.bin"])[0]
     data = scans(SemanticKITTIDataset, [tmp_path / "a.bin"], nonfinite="drop")
     assert data[0]["num_points"] == 48
-    classes = full_prediction(np.arange(48) % 19, data[0]["kept"])
+    classes = data.full_prediction(0, np.arange(48) % 19)
     assert classes[[3, 7]].tolist() == [-1, -1]
     np.testing.assert_array_equal(np.delete(classes, [3, 7]), np.arange(48) % 19)
 
@@ -135,5 +135,5 @@ def test_predictions_of_crowded_voxels_lead_back_to_every_point(tmp_path: Path) 
     sample = data[0]
     assert len(sample["fragment_list"]) < 10
     assert sample["num_points"] < len(points) + 10
-    pred = full_prediction(np.arange(sample["num_points"])[sample["inverse"]], sample["kept"])
+    pred = data.full_prediction(0, np.arange(sample["num_points"])[sample["inverse"]])
     assert len(pred) == len(points) + 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -29,8 +28,6 @@ STARTS = (
     "FakeModel: ",
     "training on",
     "interrupted at",
-    "the test goes on",
-    "tested already",
 )
 
 
@@ -84,12 +81,6 @@ def scalars(folder: Path) -> list[tuple[str, int, float]]:
     return sorted(entry for entry in found if not entry[0].startswith("time/"))
 
 
-def scalar_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``scalars.jsonl``, without times and memory."""
-    entries = [json.loads(line) for line in (folder / "scalars.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in entry.items() if not k.startswith(("time/", "memory/"))} for entry in entries]
-
-
 def ends(folder: Path) -> dict[str, Any]:
     """Everything that two runs have in common if they are the same."""
     states = {name: read_checkpoint(folder / "model" / name) for name in ("model_last.pth", "model_best.pth")}
@@ -97,8 +88,7 @@ def ends(folder: Path) -> dict[str, Any]:
     flat = {name: [repr(_plain(state[key])) for key in kept] for name, state in states.items()}
     result = folder / "result" / "miou_precise.json"
     table = re.sub(r'"(seconds|weight)": [^\n]*', "", result.read_text()) if result.exists() else None
-    told = {"log": lines(folder), "scalars": scalars(folder), "scalar lines": scalar_lines(folder)}
-    return {"states": flat, **told, "precise": table}
+    return {"states": flat, "log": lines(folder), "scalars": scalars(folder), "precise": table}
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import get_worker_info
 
 from pointcept.datasets import DATASETS
 from pointcept.datasets.base import Draw
@@ -85,7 +82,6 @@ class FakeDataset:
                 rows = torch.arange(len(coord))[half]
                 fragments.append({**self._tensors(coord[half] + np.float32(0.05 * view)), "index": rows})
         sample: dict[str, Any] = {"fragment_list": fragments, "name": self.data_list[index], "num_points": len(coord)}
-        sample["origin_coord"] = coord.repeat(2, axis=0) if self.full_resolution else coord
         if self.labels:
             sample["segment"] = label
         if self.full_resolution:
@@ -134,24 +130,6 @@ class BrokenDataset(FakeDataset):
 
     def _tensors(self, coord: np.ndarray) -> dict[str, torch.Tensor]:
         raise IndexError("index 3 is out of bounds")
-
-
-class Deadly(FakeDataset):
-    """Who reads scan ``at`` gets a signal, so many times; every sample has more bytes than a pipe holds."""
-
-    def __init__(self, folder: Path, at: int = -1, number: int = signal.SIGKILL, times: int = 1) -> None:
-        super().__init__()
-        self.folder, self.at, self.number, self.times = folder, at, number, times
-
-    def __getitem__(self, draw: Any) -> dict[str, Any]:
-        sample = super().__getitem__(draw)
-        if get_worker_info() is not None and draw.index == self.at:
-            count = len(list(self.folder.glob("*.sent")))
-            if count < self.times:
-                (self.folder / f"{count}.sent").touch()
-                os.kill(os.getpid(), self.number)
-        sample["origin_large"] = np.full(60_000, draw.index)
-        return sample
 
 
 @MODELS.register_module("FakeModel")

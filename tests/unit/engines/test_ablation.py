@@ -12,13 +12,11 @@ from fakes import make_config
 from runs import interrupt
 
 from pointcept.engines import ablation, defaults
-from pointcept.engines.ablation import row_config, spread
-from pointcept.engines.defaults import load_config
+from pointcept.engines.ablation import ablation_main, ablation_parser, row_config, spread
 from pointcept.engines.train import DefaultTrainer
 from pointcept.models import MODELS
 from pointcept.utils.config import Config
 from pointcept.utils.errors import ConfigError
-from tests.paths import CONFIGS
 
 LOSSES = [{"type": "KLDLoss"}, {"type": "GradGuidedLoss"}, {"type": "TopoLoss"}]
 
@@ -31,7 +29,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         cfg = make_config(tmp_path / "run", epoch=2, eval_epoch=2, **changes)
         cfg.model = {"type": "Distiller", "student": {"type": "FakeModel"}, "losses": LOSSES}
         monkeypatch.setattr(ablation, "config_from_args", lambda args: cfg)
-        ablation.main(ablation.argument_parser().parse_args(["--config", "any.py", *words]))
+        ablation_main(ablation_parser().parse_args(["--config", "any.py", *words]))
         return json.loads((tmp_path / "run_ablation" / "ablation.json").read_text())
 
     def only_student(cfg: Config) -> DefaultTrainer:
@@ -110,18 +108,6 @@ def test_wrong_rows_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="row 'full' needs GradGuidedLoss, TopoLoss"):
         row_config(cfg, "full", 0, tmp_path)
     assert len(cfg.model.losses) == 1
-
-
-@pytest.mark.parametrize("row", ["seg", "kld", "grad", "topo", "full"])
-def test_a_row_is_the_config_of_that_name(row: str, tmp_path: Path) -> None:
-    folder = CONFIGS / "semantic_kitti"
-    written = load_config(folder / ("student.py" if row == "seg" else f"distill_{row}.py"))
-    assert row_config(load_config(folder / "distill_full.py"), row, 0, tmp_path).model == written.model
-
-
-def test_a_loss_that_is_left_out_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="row 'topo' needs topo"):
-        row_config(load_config(CONFIGS / "semantic_kitti/distill_grad.py"), "topo", 0, tmp_path)
 
 
 def test_spread_of_few_values() -> None:

@@ -282,7 +282,7 @@ def test_losses_alone_are_those_of_the_distillation() -> None:
     torch.manual_seed(0)
     model = build_model(cfg.model).train()
     losses = model(batch)["losses"]
-    expected = losses["kld"] + losses["grad"] + losses["topo"]
+    expected = losses["KLDLoss"] + losses["GradGuidedLoss"] + losses["TopoLoss"]
     torch.testing.assert_close(first, expected)
 
 

@@ -20,7 +20,6 @@ from pointcept.engines.defaults import (
     load_config,
     recorded_seed,
 )
-from pointcept.engines.defaults import test_main as run_test
 from pointcept.engines.hooks.progress import clock, describe
 from pointcept.ops import backend
 from pointcept.utils import comm
@@ -69,8 +68,7 @@ def test_setup_records_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert (random.random(), float(torch.rand(()))) == numbers
     # Testing into the same folder leaves the record of the training alone.
     before = (tmp_path / "run" / "config.py").read_text()
-    torch.save({"state_dict": fakes.FakeModel().state_dict()}, tmp_path / "weights.pth")
-    run_test(fakes.make_config(tmp_path / "run", epoch=6, weight=str(tmp_path / "weights.pth")))
+    default_setup(fakes.make_config(tmp_path / "run", epoch=6), "test")
     assert (tmp_path / "run" / "config.py").read_text() == before
     assert Config.fromfile(tmp_path / "run" / "result" / "config.py").epoch == 6
 

@@ -17,9 +17,9 @@ import pytest
 from cuts import in_a_fork
 
 from pointcept.engines import interrupt
+from pointcept.engines.data import report_from_thread, worker_context
 from pointcept.engines.interrupt import HANDLED, Interrupted, Interrupts
 from pointcept.engines.launch import AGAIN, INTERRUPTED, exit_code
-from pointcept.engines.workers import report_from_thread, worker_context
 from pointcept.utils import comm
 
 

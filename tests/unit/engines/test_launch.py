@@ -46,14 +46,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_end_with_the_same_weights(trained: Path) -> None:
     one, two = (torch.load(trained / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert any("running_var" in key for key in one["state"])
-    assert all(torch.equal(one["state"][key], two["state"][key]) for key in one["state"])  # statistics, too
+    parameters = [key for key in one["state"] if "running" not in key and "num_batches" not in key]
+    assert parameters
+    assert all(torch.equal(one["state"][key], two["state"][key]) for key in parameters)
     assert one["scans"] == two["scans"] == 5
     assert one["objects"] == [0, 1]
     assert one["sum"].item() == 3
     assert two["told"] == "rank 0"
     saved = read_checkpoint(trained / "model" / "model_last.pth")
     assert saved["iteration"] == 4
+    assert len(saved["random"]) == 2
     log = (trained / "train.log").read_text()
     assert log.count("Train [2/2] done") == 1
     assert "2 process(es)" in log
@@ -69,6 +71,7 @@ def test_a_signal_to_one_process_stops_all_and_costs_nothing(
     assert code_of(request.value.number) == AGAIN
     saved = read_checkpoint(tmp_path / "model" / "model_last.pth")
     assert saved["iteration"] == 1
+    assert len(saved["random"]) == 2
     cfg.resume = True
     launch(two_processes.train_until_told, num_gpus=2, cfg=cfg)
     for rank in (0, 1):
@@ -87,7 +90,8 @@ def test_two_processes_leave_out_a_step_and_fall_back_together(tmp_path: Path, m
     assert zero["skipped"] == one["skipped"] == 1
     for key in zero["state"]:
         assert zero["state"][key].isfinite().all()
-        assert torch.equal(zero["state"][key], one["state"][key])
+        if "running" not in key:  # each process has its own statistics
+            assert torch.equal(zero["state"][key], one["state"][key])
         assert torch.equal(zero["state"][key], zero["again"][key])
     assert len(list((tmp_path / "incidents").iterdir())) == 2
     assert (tmp_path / "model" / "damaged_model_last.pth").exists()

@@ -89,13 +89,11 @@ def test_leftovers_of_processes_that_are_gone(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_run_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
-    log, events, scalars = tmp_path / "train.log", tmp_path / "events.out.tfevents.1", tmp_path / "scalars.jsonl"
+    log, events = tmp_path / "train.log", tmp_path / "events.out.tfevents.1"
     log.write_text("kept\n")
-    scalars.write_text("{}\n")
     events.write_bytes(b"1234")
     then = extent(tmp_path)
-    assert then == {"train.log": 5, "scalars.jsonl": 3, "events.out.tfevents.1": 4}
-    scalars.write_text("{}\n{}\n{")
+    assert then == {"train.log": 5, "events.out.tfevents.1": 4}
     log.write_text("kept\nlost\n")
     events.write_bytes(b"1234567")
     touched(tmp_path, "events.out.tfevents.2", "notes.txt")
@@ -110,9 +108,8 @@ def test_a_run_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
     assert log.read_text() == "kept\nthis start\ngoes on\n"
     assert (tmp_path / "train.lost.log").read_text() == "lost\n"
     assert events.read_bytes() == b"1234"
-    assert scalars.read_text() == "{}\n"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "train.log", "train.lost.log", "scalars.jsonl", "events.out.tfevents.1", "notes.txt", "model",
+        "train.log", "train.lost.log", "events.out.tfevents.1", "notes.txt", "model",
     }  # fmt: skip
     rewind(tmp_path, then)  # once
     assert log.read_text() == "kept\nthis start\ngoes on\n"
@@ -121,7 +118,7 @@ def test_a_run_goes_back_to_its_checkpoint(tmp_path: Path) -> None:
 def test_a_start_that_came_to_no_checkpoint_is_put_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("first\n", "second\n"):
         (tmp_path / "train.log").write_text(text)
-        touched(tmp_path, "events.out.tfevents.1", "scalars.jsonl")
+        touched(tmp_path, "events.out.tfevents.1")
         cfg: Any = make_config(tmp_path)
         claim(cfg)
         release(cfg)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pointcept.engines.study import command, jobs
+from pointcept.engines.study import jobs
+from pointcept.engines.study.command import study_main, study_parser
 from pointcept.engines.study.jobs import Jobs, left_to_do
 from pointcept.engines.study.plan import Planner, Run, load_study
 from pointcept.engines.study.report import collect, summarise
@@ -470,7 +471,7 @@ def test_the_command_runs_reports_and_says_what_is_left(
 
     def main(*words: str) -> int:
         words = ("--config", str(tmp_path / "study.py"), *words, "--options", f"save_path={folder}")
-        return command.main(command.argument_parser().parse_args(words))
+        return study_main(study_parser().parse_args(words))
 
     with pytest.raises(DataError, match="no run has a result"):
         main("--collect")

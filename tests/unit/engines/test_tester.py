@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from pointcept.engines.test import build_tester
-from pointcept.evaluation.worst import read_points
 from pointcept.utils.errors import CheckpointError, ConfigError, DataError
 
 
@@ -46,15 +45,6 @@ def test_precise_and_quick_have_their_own_names(tmp_path: Path, weight: str, cap
     assert first["weight"] == weight
     assert first["parameters"] == (3 + 1) * 16 + 2 * 16 + (16 + 1) * 3, "linear, normalisation, head"
     assert len(first["classes"]) == 3
-    for report in (first, second):
-        assert sum(map(sum, report["confusion"])) == report["num_points"]
-        assert sum(part["points"] for part in report["ranges"]) == report["num_points"]
-        assert report["ranges"][-1]["to"] is None
-    errors = [entry["wrong"] / entry["points"] for entry in first["worst_scans"]]
-    assert errors == sorted(errors, reverse=True)
-    assert sum(entry["wrong"] for entry in first["worst_scans"]) == round((1 - precise.all_acc) * precise.num_points)
-    points, _ = read_points(tmp_path / "result" / "worst_precise.npz")
-    assert list(points) == [entry["name"] for entry in first["worst_scans"][:3]]
     assert "IoU precise" in caplog.text
     assert "IoU quick" in caplog.text
     assert "mean over all 3" in caplog.text

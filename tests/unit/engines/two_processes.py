@@ -20,10 +20,8 @@ from pointcept.utils.errors import DataError
 class Fragile:
     """Ends the process with SIGABRT where Python takes itself apart, as tensors do that a thread then frees."""
 
-    end = staticmethod(os.abort)
-
     def __del__(self) -> None:
-        self.end()
+        os.abort()
 
 
 kept: list[Fragile] = []
@@ -70,13 +68,6 @@ def fail(cfg: Any) -> None:
 def say_rank(cfg: Any) -> None:
     """Write the number of this process and what torchrun told it."""
     (Path(cfg) / f"rank{comm.rank()}").write_text(f"{comm.world_size()} {os.environ['LOCAL_RANK']}")
-
-
-def say_machine(cfg: Any) -> None:
-    """Write what the process of each of two machines gets from the other one, and which network it uses."""
-    total = comm.all_reduce_sum(torch.tensor(1.0 + comm.rank())).item()
-    text = f"{comm.world_size()} {total} {os.environ.get('GLOO_SOCKET_IFNAME')}"
-    (Path(cfg) / f"rank{comm.rank()}").write_text(text)
 
 
 def leave_out(cfg: Any) -> None:

@@ -165,39 +165,3 @@ def test_majority_baseline_is_what_the_constant_prediction_gets() -> None:
     assert majority_baseline([1, 3, 0]).miou_present == pytest.approx(3 / 8)
     assert majority_baseline([1, 3, 0]).miou_all == pytest.approx(1 / 4)
     assert majority_baseline([0, 0]).name == ""
-
-
-def test_ranges_are_the_metrics_of_their_points() -> None:
-    pred, target = points(5)
-    distance = torch.rand(len(pred), generator=torch.Generator().manual_seed(1)) * 60
-    distance[:2] = torch.tensor([10.0, 9.999])
-    matrix, merged = ConfusionMatrix(6), ConfusionMatrix(6)
-    for part in (slice(0, 200), slice(200, None)):
-        matrix.update(pred[part], target[part], distance=distance[part])
-    merged.merge(matrix)
-    metrics = merged.compute()
-    assert [(r.low, r.high) for r in metrics.ranges] == [
-        (0, 10),
-        (10, 20),
-        (20, 30),
-        (30, 40),
-        (40, 50),
-        (50, math.inf),
-    ]
-    for part in metrics.ranges:
-        alone = ConfusionMatrix(6)
-        own = (distance >= part.low) & (distance < part.high)
-        alone.update(pred[own], target[own])
-        expected = alone.compute()
-        assert (part.miou_present, part.all_acc) == (expected.miou_present, expected.all_acc)
-        assert (part.num_points, part.num_classes) == (expected.num_points, sum(expected.present()))
-        assert str(part.iou) == str(expected.iou)
-    whole = ConfusionMatrix(6)
-    whole.update(pred, target)
-    assert metrics.confusion == whole.compute().confusion == tuple(map(tuple, matrix.counts.tolist()))
-    assert not whole.compute().ranges, "nobody knows the distances"
-
-
-def test_a_class_outside_is_found_in_every_range() -> None:
-    with pytest.raises(ValueError, match="1 points have a class outside 0 to 2"):
-        ConfusionMatrix(3).update(torch.tensor([0, 1]), torch.tensor([7, 1]), distance=torch.tensor([99.0, 1.0]))

@@ -249,7 +249,7 @@ def test_a_slip_in_a_key_is_an_error(write: Write, slip: str, key: str) -> None:
 def test_helpers_that_nothing_reads_are_named_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     names = ["dataset_type", "ignore_index", "names", "class_names", "label_names", "num_classes", "learning_map_inv"]
     names += ["grid_size", "base_lr", "lr", "weight_decay", "in_channels", "feature_keys", "evaluate_interval", "bs"]
-    names += ["point_max", "num_points", "val_split", "train_names", "model_name", "test_cfg", "n", "ratio"]
+    names += ["point_max", "wandb", "num_points", "val_split", "train_names", "model_name", "test_cfg", "n", "ratio"]
     cfg = Config.fromfile(write(a="seed = 2\n" + "".join(f"{name} = 1\n" for name in names)))
     assert cfg == {**defaults(), "seed": 2}
     (record,) = caplog.records
@@ -289,10 +289,12 @@ def test_wrong_types_name_file_key_and_what_is_allowed(write: Write, line: str, 
 
 def test_retired_keys_warn_and_go(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="pointcept"):
-        cfg = Config.fromfile(write(a="save_freq = 3\neval_metric = None\nepoch = 2"), {"empty_cache_per_epoch": True})
+        cfg = Config.fromfile(
+            write(a="enable_wandb = True\nwandb_key = None\nepoch = 2"), {"empty_cache_per_epoch": True}
+        )
     assert set(cfg) == set(defaults())
     assert cfg.epoch == 2
-    for key in ("save_freq", "eval_metric", "empty_cache_per_epoch"):
+    for key in ("enable_wandb", "wandb_key", "empty_cache_per_epoch"):
         assert any(key in r.getMessage() and KEYS[key] in r.getMessage() for r in caplog.records)
 
 

@@ -19,12 +19,13 @@ import pickle
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from pointcept.datasets.preprocessing.nuscenes.info import Info, build_info, complete_scenes, info_path
 from pointcept.datasets.preprocessing.nuscenes.splits import VERSION_SPLITS, scenes_by_split
 from pointcept.datasets.preprocessing.nuscenes.tables import NuScenesTables
 from pointcept.utils.errors import DataError
 from pointcept.utils.faults import guarded
-from pointcept.utils.progress import progress
 
 logger = logging.getLogger("preprocess_nuscenes_info")
 
@@ -47,7 +48,7 @@ def build_split_infos(dataset_root: Path, version: str, max_sweeps: int, with_ca
     if unknown:
         logger.warning("%d scenes of %s belong to no split, such as %s", len(unknown), version, unknown[0])
     named = []
-    for sample in progress(tables.sample.values(), len(tables.sample), version, "scan"):
+    for sample in tqdm(tables.sample.values(), desc=version, unit="scan"):
         name = tables.get("scene", scene_name, sample["scene_token"])
         if name in split_of:
             named.append((name, build_info(tables, sample, max_sweeps, with_camera, labelled)))
@@ -84,25 +85,19 @@ def find_versions(dataset_root: Path, wanted: list[str] | None) -> list[str]:
     return wanted or there
 
 
-def argument_parser(add_help: bool = True) -> argparse.ArgumentParser:
-    """The command line; without ``--help`` as a parent of another parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 after failed writing, 2 if the data set is not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_root", type=Path, required=True, help="folder with samples/, lidarseg/, v1.0-*/")
     parser.add_argument("--output_root", type=Path, required=True, help="info/ is written below it")
     parser.add_argument("--max_sweeps", type=int, default=10, help="the key frame and the sweeps before it")
     parser.add_argument("--with_camera", action="store_true", help="add the calibration of the cameras")
     parser.add_argument("--versions", nargs="+", choices=tuple(VERSION_SPLITS), help="default: those that are there")
-    return parser
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do it; returns the exit code: 0, 1 after failed writing, 2 if the data set is not as expected."""
+    args = parser.parse_args(argv)
+    if args.max_sweeps < 1:
+        parser.error(f"--max_sweeps must be at least 1, got {args.max_sweeps}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        if args.max_sweeps < 1:
-            raise DataError(f"--max_sweeps must be at least 1, got {args.max_sweeps}")
         for version in find_versions(args.dataset_root, args.versions):
             splits = build_split_infos(args.dataset_root, version, args.max_sweeps, args.with_camera)
             for split, infos in splits.items():
@@ -116,11 +111,6 @@ def run(args: argparse.Namespace) -> int:
         logger.error("writing failed: %s. Whole info files are kept; the same command writes them all again", error)
         return 1
     return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line and run; returns the exit code."""
-    return run(argument_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

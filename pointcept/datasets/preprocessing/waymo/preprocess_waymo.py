@@ -32,7 +32,6 @@ from pointcept.datasets.preprocessing.waymo import protos
 from pointcept.datasets.preprocessing.waymo.convert import SPLITS, SegmentReport, convert_segment, segment_context
 from pointcept.utils.errors import DataError
 from pointcept.utils.faults import guarded
-from pointcept.utils.patience import waiting
 
 logger = logging.getLogger("preprocess_waymo")
 
@@ -121,8 +120,7 @@ def convert(jobs: list[Job], num_workers: int) -> int:
     """Convert the segments with a progress bar and log the outcome; returns the exit code."""
     total = SegmentReport("all")
     try:
-        bar = tqdm(total=len(jobs), unit="segment", disable=None)  # in a terminal alone
-        with logging_redirect_tqdm(), bar, waiting(f"conversion of {len(jobs)} segments") as wait:
+        with logging_redirect_tqdm(), tqdm(total=len(jobs), unit="segment") as bar:
             for report in run_jobs(jobs, num_workers):
                 for error in report.errors:
                     logger.error("%s", error)
@@ -132,8 +130,6 @@ def convert(jobs: list[Job], num_workers: int) -> int:
                 total.unused += report.unused
                 bar.set_postfix(frames=total.written + total.existing, faults=len(total.errors))
                 bar.update()
-                frames = total.written + total.existing
-                wait.what = f"conversion of {len(jobs)} segments, {frames} frames are there"
     except OSError as error:
         logger.error("writing failed: %s. Whole frames are kept; the same command continues", error)
         return 1
@@ -150,21 +146,15 @@ def convert(jobs: list[Job], num_workers: int) -> int:
     return 0
 
 
-def argument_parser(add_help: bool = True) -> argparse.ArgumentParser:
-    """The command line; without ``--help`` as a parent of another parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=add_help
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 after damaged records or failed writing, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_root", type=Path, required=True, help="folder with training/ validation/ testing/")
     parser.add_argument("--output_root", type=Path, required=True, help="where the splits are written")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, required=True, help="splits to convert")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes, one segment each")
     parser.add_argument("--test_frames", type=Path, help=f"the official list {TEST_LIST}, for testing")
-    return parser
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do it; returns the exit code: 0, 1 after damaged records or failed writing, 2 for wrong arguments."""
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         protos.dataset_pb2()
@@ -175,11 +165,6 @@ def run(args: argparse.Namespace) -> int:
         logger.error("%s", error)
         return 2
     return convert(jobs, args.num_workers)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line and run; returns the exit code."""
-    return run(argument_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ class Job:
         frames: labelled frames of the scene.
         seed: seed of the whole data set.
         style: a street style for all scenes; drawn for each when None.
-        varied: another scanner in each frame, and frames seconds apart.
     """
 
     out: Path
@@ -32,7 +31,6 @@ class Job:
     frames: int
     seed: int
     style: str | None = None
-    varied: bool = False
 
     @property
     def name(self) -> str:

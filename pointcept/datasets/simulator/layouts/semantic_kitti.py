@@ -15,25 +15,23 @@ from ...semantic_kitti import SEQUENCES
 from ...submission import write_array
 from ..labels import UNLABELED, semantic_kitti_ids
 from ..scan import Scan, Simulator
-from ..sensors import hdl64e, varied
+from ..sensors import hdl64e
 from .base import Job
 
 LABELLED_RANGE = 50.0
 """Points farther away than this [m] are unlabeled, as in the real data set."""
 
 PERIOD = 0.1
-VARIED_PERIOD = 2.0
-"""Seconds between two frames of different scanners: far enough apart to show other things."""
 _CAMERA_FROM_LIDAR = np.array([[0, -1, 0, 0], [0, 0, -1, -0.08], [1, 0, 0, -0.27], [0, 0, 0, 1.0]])
 
 
-def scan_arrays(scan: Scan, labelled_range: float = LABELLED_RANGE) -> tuple[np.ndarray, np.ndarray]:
+def scan_arrays(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """A scan as it is stored: points float32 (N,4) and labels uint32 (N,) with the instance in the high half."""
     points = np.empty((len(scan.xyz), 4), np.float32)
     points[:, :3] = np.round(scan.xyz, 3)
     points[:, 3] = np.round(np.clip(scan.intensity, 0, 0.99), 2)
     semantic = semantic_kitti_ids()[scan.moving.astype(np.intp), scan.kind]
-    semantic[np.linalg.norm(scan.xyz, axis=1) > labelled_range] = UNLABELED
+    semantic[np.linalg.norm(scan.xyz, axis=1) > LABELLED_RANGE] = UNLABELED
     instance = np.where(semantic == UNLABELED, 0, scan.instance).astype(np.uint32)
     return points, semantic | instance << np.uint32(16)
 
@@ -71,15 +69,13 @@ class SemanticKITTILayout:
 
     def write_scene(self, job: Job) -> dict[str, Any]:
         """Write scans and labels (none in the test split); return the poses of the scanner."""
-        period = VARIED_PERIOD if job.varied else PERIOD
-        simulator = Simulator(job.scene(job.frames * period))
+        sensor = hdl64e()
+        simulator = Simulator(job.scene(job.frames * PERIOD))
         folder, first = self._place(job)
         poses = []
         for frame in range(job.frames):
-            rng = job.noise(frame)
-            sensor = varied(rng) if job.varied else hdl64e()
-            scan = simulator.scan(sensor, frame * period, rng)
-            points, labels = scan_arrays(scan, sensor.max_range if job.varied else LABELLED_RANGE)
+            scan = simulator.scan(sensor, frame * PERIOD, job.noise(frame))
+            points, labels = scan_arrays(scan)
             write_array(folder / "velodyne" / f"{first + frame:06d}.bin", points)
             if job.split != "test":
                 write_array(folder / "labels" / f"{first + frame:06d}.label", labels)

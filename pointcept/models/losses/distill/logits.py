@@ -63,7 +63,7 @@ class LogitLoss(DistillationLoss):
             if self.standardise:
                 ours, theirs = standardised(ours), standardised(theirs)
             values = self.divergence(ours / self.temperature, theirs / self.temperature, classes)
-            return masked_mean(values, weights, shared=not self.balanced) * self.temperature**2
+            return masked_mean(values, weights) * self.temperature**2
 
     def _weights(self, teacher: Tensor, classes: Tensor) -> Tensor:
         """How much each point counts, (N,); nothing waits for the device."""

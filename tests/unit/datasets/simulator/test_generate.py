@@ -15,18 +15,16 @@ import pytest
 
 pytest.importorskip("embreex", reason="the simulator needs the extra 'simulator'")
 
-from pointcept.cli.door import run
 from pointcept.datasets.nuscenes import label_table as nuscenes_table
 from pointcept.datasets.reading import UNKNOWN
 from pointcept.datasets.semantic_kitti import SemanticKITTIDataset
 from pointcept.datasets.semantic_kitti import label_table as kitti_table
 from pointcept.datasets.simulator import Settings, generate
+from pointcept.datasets.simulator.cli import main
 from pointcept.datasets.simulator.labels import nuscenes_ids, semantic_kitti_ids, waymo_ids
 from pointcept.datasets.simulator.layouts import semantic_kitti as kitti_layout
 from pointcept.datasets.simulator.layouts.nuscenes import quaternion
 from pointcept.datasets.simulator.report import compare, measure, overlap
-from pointcept.datasets.simulator.sensors import varied
-from pointcept.datasets.simulator.surfaces import Material
 from pointcept.utils.errors import ConfigError, DataError
 
 
@@ -168,50 +166,15 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_command_line_says_what_is_wrong(kitti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("simulate", ["--out", str(kitti)]) == 2
+    assert main(["--out", str(kitti)]) == 2
     assert "not empty" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
-    assert run("simulate", ["--out", str(tmp_path), "--resume"]) == 2
+    assert main(["--out", str(tmp_path), "--resume"]) == 2
     assert "not made by this generator" in capsys.readouterr().err
-    assert run("simulate", ["--out", str(kitti), "--report", str(tmp_path)]) == 2
+    assert main(["--out", str(kitti), "--report", str(tmp_path)]) == 2
     assert "no labelled scans" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run("simulate", ["--out", str(tmp_path), "--scenes", "train:4"])
-
-
-def test_varied_scanners_see_the_same_scene_differently(tmp_path: Path) -> None:
-    settings = Settings("semantic_kitti", tmp_path / "d", {"train": 1}, frames=3, seed=2, varied=True)
-    assert generate(settings) == 1
-    folder = tmp_path / "d" / "dataset" / "sequences" / "00"
-    scans = [np.fromfile(path, np.float32).reshape(-1, 4) for path in sorted((folder / "velodyne").iterdir())]
-    rings = [
-        len(np.unique(np.round(np.degrees(np.arcsin(s[:, 2] / np.linalg.norm(s[:, :3], axis=1))), 1))) for s in scans
-    ]
-    assert len({len(scan) for scan in scans}) == len(set(rings)) == 3
-    poses = np.loadtxt(folder / "poses.txt").reshape(-1, 3, 4)
-    assert np.linalg.norm(np.diff(poses[:, :, 3], axis=0), axis=1).min() > 1, "frames lie metres apart"
-    far = [np.linalg.norm(scan[:, :3], axis=1) > 50 for scan in scans]
-    labels = [np.fromfile(path, np.uint32) for path in sorted((folder / "labels").iterdir())]
-    assert any((label[mask] > 0).any() for label, mask in zip(labels, far, strict=True)), "far points are labelled, too"
-    again = Settings("semantic_kitti", tmp_path / "again", {"train": 1}, frames=3, seed=2, varied=True)
-    generate(again)
-    assert digests(again.out) == digests(settings.out)
-    with pytest.raises(DataError, match="varied: True -> None"):
-        generate(Settings("semantic_kitti", settings.out, {"train": 1}, frames=3, seed=2), resume=True)
-    with pytest.raises(ConfigError, match="varied scanners: got the layout 'waymo', allowed: 'semantic_kitti'"):
-        generate(Settings("waymo", tmp_path / "w", {"train": 1}, varied=True))
-
-
-def test_a_drawn_scanner_is_one_that_could_be_built() -> None:
-    drawn = [varied(np.random.default_rng(seed)) for seed in range(40)]
-    assert {len(sensor.elevations) for sensor in drawn} == {32, 40, 64, 128}
-    assert 10 <= sum(sensor.name == "HDL-64E" for sensor in drawn) <= 30
-    for sensor in drawn:
-        assert 1.4 <= sensor.mount[2] <= 2.3
-        assert np.degrees(sensor.elevations.min()) > -31
-        assert np.degrees(sensor.elevations.max()) < 16
-        assert sensor.response.shape == (len(Material),)
-        assert sensor.response.min() > 0
+        main(["--out", str(tmp_path), "--scenes", "train:4"])
 
 
 def test_a_small_disk_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -405,7 +405,7 @@ def test_a_mix_serves_one_data_set() -> None:
 
 def test_the_example_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "extending.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if "(MixTransform)" in block]
+    (example,) = [block for block in blocks if "MixTransform" in block]
     monkeypatch.setattr(TRANSFORMS, "_entries", dict(TRANSFORMS._entries))
     names = {"TRANSFORMS": TRANSFORMS, "MixTransform": MixTransform, "np": np, "Sample": dict}
     exec(example, {**names, "concat_scans": concat_scans, "select_points": select_points})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointcept.engines.predict import argument_parser, main
+from pointcept.engines.predict import argument_parser, predict_main
 from pointcept.utils.errors import ConfigError, DataError
 from tests.paths import CONFIGS
 
@@ -29,7 +29,7 @@ def weight(make_model, tmp_path):
 def test_a_file_through_the_engine(weight, make_model, sweep, tmp_path, capsys):
     points = sweep[np.linalg.norm(sweep[:, :2], axis=1) < 15]
     points.tofile(tmp_path / "scan.bin")
-    main(arguments(weight, tmp_path / "scan.bin", tmp_path / "out.npy", "--engine", "float32"))
+    predict_main(arguments(weight, tmp_path / "scan.bin", tmp_path / "out.npy", "--engine", "float32"))
     assert "points/s: scan.bin" in capsys.readouterr().out
     batch, inverse = voxelize(points, 0.4)
     expected = plain_logits(make_model("semantic_kitti/small_student.py"), batch, torch.device("cpu")).argmax(1)
@@ -41,6 +41,6 @@ def test_errors_name_the_file(weight, tmp_path):
     points[1, 0] = 1e6
     points.tofile(tmp_path / "far.bin")
     with pytest.raises(DataError, match=r"far\.bin: the points span"):
-        main(arguments(weight, tmp_path / "far.bin", tmp_path / "out.npy", "--engine"))
+        predict_main(arguments(weight, tmp_path / "far.bin", tmp_path / "out.npy", "--engine"))
     with pytest.raises(ConfigError, match="unknown dtype 'int8'"):
-        main(arguments(weight, tmp_path / "far.bin", tmp_path / "out.npy", "--engine", "int8"))
+        predict_main(arguments(weight, tmp_path / "far.bin", tmp_path / "out.npy", "--engine", "int8"))

@@ -1,18 +1,38 @@
-"""Results of several runs in one table of text.
+"""Results of several runs in one table: ``tools/compare.py``.
 
-Only those on the same points, made in the same way, stand side by side.
+    python tools/compare.py teacher=exp/teacher student=exp/student
+
+reads the JSON files that the tester writes. Only results on the same points, made in the same way, are put side by
+side.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from pointcept.evaluation.report import align
-from pointcept.reports.report import read_precise
+from pointcept.evaluation.report import align, report_file
 from pointcept.utils.errors import ConfigError, DataError
+from pointcept.utils.files import read_json
+
+RESULT = report_file("precise")
 
 MEANS = {"mIoU": "miou_present", "mIoU of all": "miou_all", "accuracy": "all_acc"}
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line of ``tools/compare.py``."""
+    parser = argparse.ArgumentParser(description="Compare results of runs, and what the most frequent class would get.")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]PATH",
+        help=f"a run's save_path, with {RESULT} in it, or such a JSON file; NAME heads its column",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    return parser
 
 
 def compare(runs: Iterable[str]) -> str:
@@ -25,13 +45,39 @@ def compare(runs: Iterable[str]) -> str:
         ConfigError: two runs of one name.
         DataError: a result is missing or malformed, or they are not comparable.
     """
-    reports: dict[str, Mapping[str, Any]] = {}
+    reports: dict[str, dict[str, Any]] = {}
     for run in runs:
         name, equals, path = run.partition("=")
         if name in reports:
             raise ConfigError(f"two runs are called {name!r}: give each a name of its own, NAME=PATH")
-        reports[name] = read_precise(path if equals else name)
+        reports[name] = read_report(path if equals else name)
     return format_comparison(reports) + "\n"
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Read a result.
+
+    Args:
+        path: a JSON file that the tester wrote, or the folder of a run.
+
+    Raises:
+        DataError: there is none, or it is none.
+    """
+    path = Path(path)
+    file = path / RESULT if path.is_dir() else path
+    try:
+        report = read_json(file, parse_constant=_refuse)
+    except OSError as error:
+        raise DataError(f"no result {file} ({error.strerror}): tools/test.py writes one") from error
+    keys = ("kind", "num_points", "num_classes_present", "majority_baseline", "classes")
+    if not isinstance(report, dict) or not all(key in report for key in keys):
+        raise DataError(f"{file} is no result of tools/test.py: it needs the keys {', '.join(keys)}")
+    return report
+
+
+def _refuse(constant: str) -> None:
+    """Python would read NaN and Infinity, which the tester never writes, as numbers."""
+    raise ValueError(f"{constant} is no number; undefined ones are null")
 
 
 def format_comparison(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -40,7 +86,7 @@ def format_comparison(reports: Mapping[str, Mapping[str, Any]]) -> str:
     The rows are the numbers of parameters, the means and the IoU of each class; in percent, ``-`` where undefined.
 
     Args:
-        reports: name -> what :func:`read_precise` gives, at least one.
+        reports: name -> what :func:`read_report` gives, at least one.
 
     Raises:
         DataError: they were evaluated on different points or in different ways.

@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from pointcept.evaluation import ConfusionMatrix, Kind, write_report
-from pointcept.reports.compare_command import argument_parser
-from pointcept.reports.comparison import compare, format_comparison
-from pointcept.reports.report import read_precise
+from pointcept.evaluation.compare import argument_parser, compare, format_comparison, read_report
 from pointcept.utils.errors import ConfigError, DataError
 
 TARGET = [0, 0, 0, 1]
@@ -57,23 +55,23 @@ def test_a_run_without_a_name_is_called_by_its_path(tmp_path: Path) -> None:
 
 
 def test_other_points_or_another_way_are_not_compared(tmp_path: Path) -> None:
-    first = read_precise(result(tmp_path / "a.json", TARGET))
+    first = read_report(result(tmp_path / "a.json", TARGET))
     with pytest.raises(DataError, match="different points: 3 and 2 of class 'road'"):
-        format_comparison({"a": first, "b": read_precise(result(tmp_path / "b.json", TARGET, [0, 0, 1, 1]))})
+        format_comparison({"a": first, "b": read_report(result(tmp_path / "b.json", TARGET, [0, 0, 1, 1]))})
     with pytest.raises(DataError, match="a is a precise result, b a quick one"):
-        format_comparison({"a": first, "b": read_precise(result(tmp_path / "c.json", TARGET, kind="quick"))})
+        format_comparison({"a": first, "b": read_report(result(tmp_path / "c.json", TARGET, kind="quick"))})
 
 
 def test_what_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no result .*result/miou_precise\.json \(No such file"):
-        read_precise(tmp_path)
+        read_report(tmp_path)
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     with pytest.raises(DataError, match=r"broken\.json is no JSON file"):
-        read_precise(broken)
+        read_report(broken)
     broken.write_text(json.dumps({"kind": "precise"}))
     with pytest.raises(DataError, match=r"is no result of tools/test\.py"):
-        read_precise(broken)
+        read_report(broken)
 
 
 def test_a_result_without_points(tmp_path: Path) -> None:
@@ -92,4 +90,4 @@ def test_a_figure_that_is_no_number_is_refused(tmp_path: Path, constant: str) ->
     path.write_text(text.replace('"all_acc_precise": 1.0', f'"all_acc_precise": {constant}'))
     assert path.read_text() != text
     with pytest.raises(DataError, match=rf"a\.json is no JSON file: {constant} is no number; undefined ones are null"):
-        read_precise(path)
+        read_report(path)

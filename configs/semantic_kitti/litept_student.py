@@ -1,9 +1,0 @@
-# A small LitePT on its own, with the segmentation losses only.
-_base_ = [
-    "../_base_/runtime.py",
-    "../_base_/datasets/semantic_kitti.py",
-    "../_base_/models/litept_student.py",
-    "../_base_/schedules/onecycle_10e.py",
-]
-save_path = "exp/semantic_kitti/litept_student"
-model = dict({{_base_.student}}, num_classes={{_base_.num_classes}})

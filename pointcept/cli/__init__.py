@@ -1,1 +1,0 @@
-"""The command line ``pointcept``: a table of commands (:mod:`.commands`) and the door to them (:mod:`.door`)."""

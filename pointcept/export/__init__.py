@@ -1,1 +1,0 @@
-"""Take a student away: a folder with weights, a card and programs that run without this repository."""
